@@ -1,0 +1,180 @@
+"""Experiment and Stream: one run as one frozen value that validates itself."""
+# SPDX-License-Identifier: Apache-2.0
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from t5x_lite.errors import ConfigError
+from t5x_lite.model.config import ModelConfig
+from t5x_lite.objective import Objective
+from t5x_lite.sharding import RULES, MeshShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A mixture, what we do with it, and how much of it is in each step.
+
+    `mixture` is the name of a registered seqio task or mixture; `lengths` its features' lengths in
+    tokens; `batch_size` counts rows over all devices and hosts.
+    """
+
+    mixture: str
+    objective: Objective
+    lengths: Mapping[str, int]
+    batch_size: int
+    weight: float | Callable = 1.0
+
+    def __post_init__(self):
+        for name, length in self.lengths.items():
+            if type(length) is not int or length < 1:
+                raise ConfigError(
+                    f"Stream '{self.mixture}': lengths[{name!r}]={length!r} must be an integer of 1 "
+                    'or more'
+                )
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise ConfigError(
+                f"Stream '{self.mixture}': batch_size={self.batch_size!r} must be an integer of 1 or "
+                'more'
+            )
+        if not callable(self.weight) and self.weight < 0:
+            raise ConfigError(f"Stream '{self.mixture}': weight={self.weight} must be 0 or more")
+        self.objective.converter.check(self.lengths)
+
+    def spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Global shape and dtype of every array of a batch."""
+        rows = self.objective.converter.spec(self.lengths)
+        return {name: ((self.batch_size, *shape), dtype) for name, (shape, dtype) in rows.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """When to save and what to keep: the latest `keep`, one every `keep_every` steps, the best.
+
+    `best` names a metric such as `eval/clm/loss`; the lowest is best unless `highest`.
+    """
+
+    every: int = 1000
+    keep: int = 2
+    keep_every: int | None = None
+    best: str | None = None
+    highest: bool = False
+
+    def __post_init__(self):
+        for name in ('every', 'keep', 'keep_every'):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f'Checkpoints: {name}={value} must be 1 or more')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run: model, streams of data with their objectives, optimizer, and how long.
+
+    A step takes one batch of every stream; its loss is the sum of stream.weight * term.weight *
+    mean. `evals` maps names to evaluators. `data_shards` fixes the order of the data: hosts divide
+    them, so the same number on other hosts gives the same run. `imports` are modules that register
+    tasks, loaded when data is opened.
+    """
+
+    model: ModelConfig
+    streams: Mapping[str, Stream]
+    optimizer: Any
+    steps: int
+    evals: Mapping[str, Any] = field(default_factory=dict)
+    mesh: MeshShape = MeshShape()
+    rules: Mapping[str, Any] = field(default_factory=lambda: dict(RULES))
+    microbatches: int = 1
+    checkpoint: Checkpoints = Checkpoints()
+    log_every: int = 100
+    seed: int = 0
+    data_shards: int = 1
+    imports: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, 'imports', tuple(self.imports))
+        for name in ('steps', 'microbatches', 'log_every', 'data_shards'):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f'Experiment: {name}={value!r} must be an integer of 1 or more')
+        if not self.streams:
+            raise ConfigError('Experiment: streams={} must hold at least one Stream')
+        for name, stream in self.streams.items():
+            self._check_stacks(name, stream)
+            self._check_rows(name, stream)
+            self._check_lengths(name, stream)
+        self.heads  # noqa: B018  two terms of one name must agree on their head
+
+    def _check_stacks(self, name: str, stream: Stream) -> None:
+        missing = [s for s in stream.objective.forward.needs if s not in self.model.stacks]
+        if missing:
+            raise ConfigError(
+                f"Stream '{name}': its objective runs through the {missing[0]}, but the model has "
+                f'{missing[0]}_layers=0; set model.{missing[0]}_layers, or choose an objective for '
+                f'{" and ".join(self.model.stacks)}'
+            )
+
+    def _check_rows(self, name: str, stream: Stream) -> None:
+        parts = math.lcm(self.microbatches, self.data_shards)
+        if stream.batch_size % parts:
+            raise ConfigError(
+                f"Stream '{name}': batch_size={stream.batch_size} must divide over microbatches="
+                f'{self.microbatches} and data_shards={self.data_shards}; '
+                f'try {_multiples(stream.batch_size, parts)}'
+            )
+        if self.microbatches > 1:
+            for term, value in stream.objective.terms.items():
+                if value.batchwide:
+                    raise ConfigError(
+                        f"Stream '{name}': term '{term}' takes its negatives from the whole batch, "
+                        f'which microbatches={self.microbatches} would cut; set microbatches=1'
+                    )
+
+    def _check_lengths(self, name: str, stream: Stream) -> None:
+        longest = self.model.positions.max_length
+        for array, (shape, _) in stream.objective.converter.spec(stream.lengths).items():
+            if longest is not None and shape and shape[0] > longest:
+                raise ConfigError(
+                    f"Stream '{name}': {array} has length {shape[0]}, but model.positions knows "
+                    f'{longest}; shorten lengths={dict(stream.lengths)} or enlarge positions'
+                )
+
+    def check_devices(self, devices: int) -> None:
+        """ConfigError unless mesh and batches divide over that many devices."""
+        sizes = self.mesh.resolve(devices)
+        ways = sizes[0] * sizes[1] * self.microbatches
+        for name, stream in self.streams.items():
+            if stream.batch_size % ways:
+                raise ConfigError(
+                    f"Stream '{name}': batch_size={stream.batch_size} must divide over data*fsdp"
+                    f'{"*microbatches" if self.microbatches > 1 else ""}={ways}; '
+                    f'try {_multiples(stream.batch_size, ways)}'
+                )
+
+    @property
+    def heads(self) -> dict[str, Any]:
+        """All heads of all terms by term name; streams that name the same term share its head."""
+        heads = {}
+        for stream in self.streams.values():
+            for name, term in stream.objective.terms.items():
+                if term.head is None:
+                    continue
+                if heads.setdefault(name, term.head) != term.head:
+                    raise ConfigError(
+                        f"Experiment: two terms named '{name}' have different heads, "
+                        f'{heads[name]} and {term.head}; give one of them another name'
+                    )
+        return heads
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Positions that a step puts through the model, padding included."""
+        rows = (s.spec() for s in self.streams.values())
+        inputs = (v for spec in rows for k, v in spec.items() if k.endswith('_input_tokens'))
+        return sum(math.prod(shape) for shape, _ in inputs)
+
+
+def _multiples(size: int, of: int) -> str:
+    below = size // of * of
+    return f'{below} or {below + of}' if below else str(of)

@@ -1,0 +1,85 @@
+"""Means that add exactly, and the writers of a run: JSONL first, TensorBoard, W&B if asked."""
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Scalar = Any  # a float, or a scalar array on the host or on a device
+
+
+class Mean(NamedTuple):
+    """A weighted mean as its two sums, so that parts add up exactly.
+
+    Add over microbatches, hosts and steps; divide once, at the end. A mean over nothing is 0.
+    """
+
+    total: Scalar
+    count: Scalar
+
+    @property
+    def value(self) -> Scalar:
+        """total / max(count, 1): finite for an empty batch."""
+        return self.total / (self.count if self.count > 1 else 1)
+
+
+def add(a: Mapping[str, Mean], b: Mapping[str, Mean]) -> dict[str, Mean]:
+    """Adds two dictionaries of means; a name that only one has is kept as it is."""
+    out = dict(a)
+    for name, mean in b.items():
+        old = out.get(name, Mean(0.0, 0.0))
+        out[name] = Mean(old.total + mean.total, old.count + mean.count)
+    return out
+
+
+class Writer:
+    """Appends metrics to `metrics.jsonl` (the source of truth), TensorBoard and optionally W&B.
+
+    A line cut short by a kill is ended before the next one is written, so that nothing after it
+    is lost. Values are floats; names look like `train/clm/loss`.
+    """
+
+    def __init__(self, folder: Path, *, wandb: bool = False):
+        from tensorboardX import SummaryWriter  # TensorBoard files without TensorFlow
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / 'metrics.jsonl'
+        _end_last_line(self._path)
+        self._file = open(self._path, 'a', encoding='utf-8')
+        self._board = SummaryWriter(str(folder / 'tensorboard'))
+        self._wandb = _start_wandb(folder) if wandb else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one line; it is on its way to the disk when this returns."""
+        values = {name: float(value) for name, value in values.items()}
+        self._file.write(json.dumps({'step': step, 'time': round(time.time(), 3), **values}) + '\n')
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(values, step=step)
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _end_last_line(path: Path) -> None:
+    if path.exists() and path.stat().st_size:
+        with open(path, 'rb+') as f:
+            f.seek(-1, os.SEEK_END)
+            if f.read(1) != b'\n':
+                f.write(b'\n')
+
+
+def _start_wandb(folder: Path):
+    import wandb
+
+    return wandb.init(dir=str(folder), name=folder.name, resume='allow')

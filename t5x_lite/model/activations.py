@@ -1,0 +1,23 @@
+"""Activation functions, by the names experiments use."""
+# SPDX-License-Identifier: Apache-2.0
+
+import jax
+
+
+def relu(x):
+    return jax.nn.relu(x)
+
+
+def gelu(x):
+    """Exact GELU, x * Phi(x) (BERT)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x):
+    """GELU by its tanh approximation (GPT-2, T5 1.1)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def silu(x):
+    """x * sigmoid(x), also called swish (Llama)."""
+    return jax.nn.silu(x)

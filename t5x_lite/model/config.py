@@ -1,0 +1,104 @@
+"""ModelConfig: every choice that makes an architecture, as one value that validates itself."""
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.model.activations import gelu
+from t5x_lite.model.inits import Normal
+from t5x_lite.model.norms import RMSNorm
+from t5x_lite.model.positions import Rope
+
+DTYPES = ('float32', 'bfloat16')
+REMAT = ('none', 'dots', 'full')
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes and variants. `encoder_layers, decoder_layers` choose the family: BERT, GPT or T5.
+
+    Parameters are float32; `dtype` is what matrices are multiplied in; softmax, loss and norm
+    statistics are float32. Changing `remat` or `unroll` changes memory and speed, no number.
+    """
+
+    vocab: int  # rows of the embedding, at least the vocabulary's size
+    embed: int
+    heads: int
+    mlp: int  # width of the feed-forward layer
+    encoder_layers: int = 0
+    decoder_layers: int = 0
+    head_size: int | None = None  # default embed / heads
+    kv_heads: int | None = None  # fewer than heads for grouped-query attention (Ainslie et al. 2023)
+    positions: Any = Rope()
+    norm: Any = RMSNorm()
+    norm_first: bool = True  # pre-norm with a final norm, or post-norm (BERT)
+    norm_embedding: bool = False
+    activation: Callable = gelu
+    gated: bool = False  # activation(x W0) * (x W1) (Shazeer 2020)
+    bias: bool = False  # biases in linear layers
+    tied: bool = True  # output head = token embedding
+    scale_logits: bool = False  # tied logits * embed^-1/2 (T5 1.0)
+    scale_attention: bool = True  # scores * head_size^-1/2; T5 leaves it out
+    dropout: float = 0.0
+    init: Any = Normal()
+    dtype: str = 'float32'
+    remat: str = 'none'  # what the backward pass computes again: none, all but dots, full
+    unroll: int = 1  # layers per iteration of the scan over layers
+
+    def __post_init__(self):
+        self._check_sizes()
+        if self.head_size is None:
+            object.__setattr__(self, 'head_size', self._even_split())
+        if self.kv_heads is None:
+            object.__setattr__(self, 'kv_heads', self.heads)
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f'ModelConfig: kv_heads={self.kv_heads} must divide heads={self.heads}; '
+                f'try {_divisor_near(self.heads, self.kv_heads)}'
+            )
+        for name, known in (('dtype', DTYPES), ('remat', REMAT)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise ConfigError(f'ModelConfig: {name}={value!r} is unknown; {nearest(value, known)}')
+        if isinstance(self.positions, Rope) and self.head_size % 2:
+            raise ConfigError(
+                f'ModelConfig: head_size={self.head_size} must be even for Rope; '
+                f'try {self.head_size + 1}'
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f'ModelConfig: dropout={self.dropout} must be in [0, 1); try 0.1')
+
+    def _check_sizes(self):
+        for name in ('vocab', 'embed', 'heads', 'mlp', 'unroll', 'head_size', 'kv_heads'):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f'ModelConfig: {name}={value!r} must be an integer of 1 or more')
+        for name in ('encoder_layers', 'decoder_layers'):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ConfigError(f'ModelConfig: {name}={value!r} must be an integer of 0 or more')
+        if self.encoder_layers + self.decoder_layers == 0:
+            raise ConfigError(
+                'ModelConfig: encoder_layers=0 and decoder_layers=0 is no model; '
+                'set encoder_layers (BERT), decoder_layers (GPT) or both (T5)'
+            )
+
+    def _even_split(self) -> int:
+        if self.embed % self.heads:
+            raise ConfigError(
+                f'ModelConfig: heads={self.heads} must divide embed={self.embed}; '
+                f'try {_divisor_near(self.embed, self.heads)}, or set head_size'
+            )
+        return self.embed // self.heads
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The stacks of layers it has: ('encoder',), ('decoder',) or both."""
+        layers = {'encoder': self.encoder_layers, 'decoder': self.decoder_layers}
+        return tuple(name for name, count in layers.items() if count)
+
+
+def _divisor_near(size: int, wanted: int) -> int:
+    return min((d for d in range(1, size + 1) if size % d == 0), key=lambda d: abs(d - wanted))

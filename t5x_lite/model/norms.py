@@ -1,0 +1,38 @@
+"""Normalisation layers as values: RMSNorm, LayerNorm. Statistics in float32."""
+# SPDX-License-Identifier: Apache-2.0
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """x / sqrt(mean(x^2) + eps) * scale (Zhang & Sennrich 2019; T5 and Llama)."""
+
+    eps: float = 1e-6
+    weights = {'scale': jnp.ones}
+
+    def __call__(self, x, scale):
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        return (y * _like(scale, y)).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """(x - mean) / sqrt(variance + eps) * scale + bias (Ba et al. 2016; BERT and GPT-2)."""
+
+    eps: float = 1e-5
+    weights = {'scale': jnp.ones, 'bias': jnp.zeros}
+
+    def __call__(self, x, scale, bias):
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        return (y * _like(scale, y) + _like(bias, y)).astype(x.dtype)
+
+
+def _like(weight_D, x):
+    return weight_D.reshape((1,) * (x.ndim - 1) + weight_D.shape)

@@ -1,0 +1,100 @@
+"""Where tokens are: none, learned, rotary, T5 relative, as values with one protocol."""
+# SPDX-License-Identifier: Apache-2.0
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+# The methods that make weights import the layers themselves: reading a config stays fast.
+
+
+@dataclass(frozen=True)
+class NoPositions:
+    """Knows nothing of order; the other kinds override what they need.
+
+    `weights(config, rngs)` makes a stack's own parameters, handed back to `embed` and `bias`.
+    """
+
+    max_length = None  # the longest row that works, None for any
+
+    def weights(self, config, rngs):
+        return None
+
+    def embed(self, weights, positions_BxL, dtype):
+        """What is added to the token embeddings, [B, L, D], or None."""
+        return None
+
+    def rotate(self, x_BxLxHxK, positions_BxL):
+        """Queries or keys, turned by their positions."""
+        return x_BxLxHxK
+
+    def bias(self, weights, query_L, key_M, bidirectional: bool):
+        """What is added to attention scores, [H, L, M], or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class Learned(NoPositions):
+    """A table of `length` vectors, added to the token embeddings (BERT, GPT-2)."""
+
+    length: int = 512
+
+    @property
+    def max_length(self) -> int:
+        return self.length
+
+    def weights(self, config, rngs):
+        from t5x_lite.model.layers import Embedding
+
+        stddev = config.init.stddev('positions', config.embed, config)
+        return Embedding(self.length, config.embed, ('positions', 'embed'), stddev, rngs)
+
+    def embed(self, weights, positions_BxL, dtype):
+        return weights(positions_BxL, dtype)
+
+
+@dataclass(frozen=True)
+class Rope(NoPositions):
+    """Rotary positions (Su et al. 2021), the halves of a head turned against each other."""
+
+    base: float = 10_000.0
+
+    def rotate(self, x_BxLxHxK, positions_BxL):
+        half = x_BxLxHxK.shape[-1] // 2
+        frequencies_K = self.base ** -(jnp.arange(half, dtype=jnp.float32) / half)
+        angles_BxLxK = positions_BxL[..., None].astype(jnp.float32) * frequencies_K[None, None]
+        cos, sin = jnp.cos(angles_BxLxK)[:, :, None], jnp.sin(angles_BxLxK)[:, :, None]
+        a, b = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BxLxHxK.dtype)
+
+
+@dataclass(frozen=True)
+class Relative(NoPositions):
+    """T5's bias by bucketed distance, one table per stack (Raffel et al. 2020, section 2.1)."""
+
+    buckets: int = 32
+    max_distance: int = 128
+
+    def weights(self, config, rngs):
+        from t5x_lite.model.layers import RelativeBias
+
+        return RelativeBias(self.buckets, config, rngs)
+
+    def bias(self, weights, query_L, key_M, bidirectional: bool):
+        distance_LxM = key_M[None, :] - query_L[:, None]
+        return weights(self.bucket(distance_LxM, bidirectional))
+
+    def bucket(self, distance, bidirectional: bool):
+        """Bucket of key position - query position: half exact, half logarithmic to max_distance."""
+        buckets, first = self.buckets, 0
+        if bidirectional:
+            buckets //= 2
+            first = jnp.where(distance > 0, buckets, 0)
+            distance = jnp.abs(distance)
+        else:
+            distance = jnp.maximum(-distance, 0)
+        exact = buckets // 2
+        ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
+        far = exact + (ratio / math.log(self.max_distance / exact) * (buckets - exact)).astype(int)
+        return first + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))

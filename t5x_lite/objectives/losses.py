@@ -1,0 +1,167 @@
+"""Losses and pooling: token cross-entropy with z-loss and smoothing, in-batch contrastive."""
+# SPDX-License-Identifier: Apache-2.0
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.metrics import Mean
+
+NORMALISATIONS = ('tokens', 'examples', 'constant', 'none')
+
+
+def cross_entropy(
+    logits_BxLxV, targets_BxL, *, z_loss: float = 0.0, label_smoothing: float = 0.0, smoothing='t5x'
+):
+    """Token losses [B, L] and their plain negative log-likelihoods [B, L], both in nats, float32.
+
+    `z_loss` adds z_loss * log(Z)^2 (T5X). Label smoothing e, with V classes: `t5x` gives the wrong
+    classes e / (V - 1) and subtracts that target's entropy, so that a perfect match costs 0;
+    `uniform` (PyTorch, Hugging Face) spreads e / V over all classes and subtracts nothing.
+    """
+    logits = logits_BxLxV.astype(jnp.float32)
+    vocab = logits.shape[-1]
+    log_z_BxL = jax.nn.logsumexp(logits, axis=-1)
+    picked_BxL = jnp.take_along_axis(logits, targets_BxL[..., None], axis=-1)[..., 0]
+    nll_BxL = log_z_BxL - picked_BxL
+    loss_BxL = nll_BxL
+    if label_smoothing:
+        total_BxL = vocab * log_z_BxL - logits.sum(-1)  # the sum of all classes' losses
+        if smoothing == 't5x':
+            low, high = label_smoothing / (vocab - 1), 1.0 - label_smoothing
+            entropy = high * jnp.log(high) + (vocab - 1) * low * jnp.log(low + 1e-20)
+            loss_BxL = (high - low) * nll_BxL + low * total_BxL + entropy
+        else:
+            low = label_smoothing / vocab
+            loss_BxL = (1.0 - label_smoothing) * nll_BxL + low * total_BxL
+    if z_loss:
+        loss_BxL = loss_BxL + z_loss * jnp.square(log_z_BxL)
+    return loss_BxL, nll_BxL
+
+
+def normalised(loss_BxL, weights_BxL, normalise: str, constant: float = 1.0) -> Mean:
+    """The weighted loss as a Mean: per `tokens` (default), per `examples`, `constant` or `none`."""
+    total = (loss_BxL * weights_BxL).sum()
+    if normalise == 'tokens':
+        return Mean(total, weights_BxL.sum())
+    if normalise == 'examples':
+        count_B = weights_BxL.sum(-1)
+        mean_B = (loss_BxL * weights_BxL).sum(-1) / jnp.maximum(count_B, 1.0)
+        return Mean(mean_B.sum(), (count_B > 0).astype(jnp.float32).sum())
+    return Mean(total, jnp.float32(constant if normalise == 'constant' else 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLoss:
+    """Cross-entropy at every position of one side, weighted by the batch's own loss weights.
+
+    Reads `{side}_hidden`, `{side}_target_tokens`, `{side}_loss_weights`. Reports `loss`, and the
+    plain `nll` (nats) and `accuracy` per scored token.
+    """
+
+    side: str = 'decoder'
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    smoothing: str = 't5x'
+    normalise: str = 'tokens'
+    constant: float = 1.0
+
+    def __post_init__(self):
+        for field, known in (
+            ('side', ('encoder', 'decoder')),
+            ('smoothing', ('t5x', 'uniform')),
+            ('normalise', NORMALISATIONS),
+        ):
+            value = getattr(self, field)
+            if value not in known:
+                raise ConfigError(f'TokenLoss: {field}={value!r} is unknown; {nearest(value, known)}')
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                f'TokenLoss: label_smoothing={self.label_smoothing} must be in [0, 1); try 0.1'
+            )
+
+    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
+        hidden_BxLxD = outputs[f'{self.side}_hidden']
+        logits_BxLxV = head(hidden_BxLxD, model) if head else model.logits(hidden_BxLxD)
+        targets_BxL = batch[f'{self.side}_target_tokens']
+        weights_BxL = batch[f'{self.side}_loss_weights']
+        loss_BxL, nll_BxL = cross_entropy(
+            logits_BxLxV,
+            targets_BxL,
+            z_loss=self.z_loss,
+            label_smoothing=self.label_smoothing,
+            smoothing=self.smoothing,
+        )
+        count = weights_BxL.sum()
+        right_BxL = (jnp.argmax(logits_BxLxV, axis=-1) == targets_BxL).astype(jnp.float32)
+        return {
+            'loss': normalised(loss_BxL, weights_BxL, self.normalise, self.constant),
+            'nll': Mean((nll_BxL * weights_BxL).sum(), count),
+            'accuracy': Mean((right_BxL * weights_BxL).sum(), count),
+        }
+
+
+def pool_cls(hidden_BxLxD, mask_BxL):
+    """The first position's vector, [B, D]."""
+    return hidden_BxLxD[:, 0]
+
+
+def pool_mean(hidden_BxLxD, mask_BxL):
+    """The mean over unpadded positions, [B, D]; 0 for a row of padding."""
+    mask = mask_BxL[..., None].astype(hidden_BxLxD.dtype)
+    return (hidden_BxLxD * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
+
+
+def normalise_rows(x_BxD):
+    """Rows scaled to unit length in float32; a row of zeros stays zero, with a finite gradient."""
+    x = x_BxD.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveLoss:
+    """SimCSE (Gao et al. 2021): each row's two views find each other among the global batch.
+
+    loss_i = -log softmax_j(cos(x_i, y_j) / temperature)[i], averaged over real rows. Rows with
+    `encoder_loss_weights` all zero are padding: neither anchors nor negatives. `accuracy` is the
+    share of rows whose own second view scores highest, ties counted against the model.
+    """
+
+    temperature: float = 0.05
+    pool: object = pool_cls
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise ConfigError(f'ContrastiveLoss: temperature={self.temperature} must be > 0; try 0.05')
+
+    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
+        mask_BxL = batch['encoder_segment_ids'] > 0
+        x_BxD, y_BxD = (
+            normalise_rows(head(pooled) if head else pooled)
+            for pooled in (
+                self.pool(outputs['encoder_hidden'], mask_BxL),
+                self.pool(outputs['encoder_hidden_2'], mask_BxL),
+            )
+        )
+        return in_batch_loss(x_BxD, y_BxD, mask_BxL.any(-1), self.temperature)
+
+
+def in_batch_loss(x_BxD, y_BxD, real_B, temperature: float) -> dict[str, Mean]:
+    """In-batch softmax loss of unit vectors x against y (rows of both axes are the global batch)."""
+    batch = x_BxD.shape[0]
+    scores_BxB = jnp.einsum('ID,JD->IJ', x_BxD, y_BxD) / temperature
+    scores_BxB = jnp.where(real_B[None, :], scores_BxB, -1e9)
+    gold_B = jnp.diagonal(scores_BxB)
+    nll_B = jax.nn.logsumexp(scores_BxB, axis=-1) - gold_B
+    weights_B = real_B.astype(jnp.float32)
+    others_BxB = jnp.where(jnp.eye(batch, dtype=bool), -jnp.inf, scores_BxB)
+    right_B = (gold_B > others_BxB.max(-1)).astype(jnp.float32)
+    count = weights_B.sum()
+    loss = Mean(jnp.where(real_B, nll_B, 0.0).sum(), count)
+    return {
+        'loss': loss,
+        'accuracy': Mean((right_B * weights_B).sum(), count),
+        'alignment': Mean((jnp.square(x_BxD - y_BxD).sum(-1) * weights_B).sum(), count),
+    }

@@ -1,0 +1,191 @@
+"""Where arrays live: the mesh, one table from logical axes to mesh axes, and its application."""
+# SPDX-License-Identifier: Apache-2.0
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from t5x_lite.errors import ConfigError, nearest
+
+AXES = ('data', 'fsdp', 'model')
+RULES = {
+    'batch': ('data', 'fsdp'),
+    'embed': 'fsdp',
+    'heads': 'model',
+    'mlp': 'model',
+    'vocab': 'model',
+    'kv': None,
+    'length': None,
+    'positions': None,
+    'layers': None,
+    'rank': None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshShape:
+    """Devices along each mesh axis; -1 (at most one) takes what the others leave.
+
+    data: copies of the model; fsdp: parameters split, batch too; model: tensor parallel.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    model: int = 1
+
+    def __post_init__(self):
+        sizes = self.sizes
+        if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ConfigError(
+                f'MeshShape: data={self.data}, fsdp={self.fsdp}, model={self.model} must be 1 or '
+                'more, with at most one -1 for the rest; try MeshShape(data=-1)'
+            )
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return self.data, self.fsdp, self.model
+
+    def resolve(self, devices: int) -> tuple[int, int, int]:
+        """The sizes with -1 worked out for that many devices; ConfigError if they do not fit."""
+        fixed = math.prod(size for size in self.sizes if size > 0)
+        rest, over = divmod(devices, fixed)
+        if over or rest == 0 or (-1 not in self.sizes and rest != 1):
+            raise ConfigError(
+                f'Experiment: mesh data={self.data}, fsdp={self.fsdp}, model={self.model} needs '
+                f'{"a multiple of " if -1 in self.sizes else ""}{fixed} devices, there are '
+                f'{devices}; try data=-1 with fsdp * model dividing {devices}'
+            )
+        return tuple(rest if size == -1 else size for size in self.sizes)
+
+
+def make_mesh(shape: MeshShape = MeshShape(), devices=None) -> Mesh:
+    """A mesh (data, fsdp, model) over all devices, or those given."""
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = shape.resolve(len(devices))
+    if devices == list(jax.devices()):
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(np.array(devices).reshape(sizes), AXES)
+
+
+def batch_ways(sizes: tuple[int, int, int]) -> int:
+    """Over how many devices a batch is split: data * fsdp."""
+    return sizes[0] * sizes[1]
+
+
+def spec(axes: tuple, rules: Mapping = RULES) -> PartitionSpec:
+    """The PartitionSpec of logical axes; a mesh axis that an earlier dimension took is left out."""
+    used, parts = set(), []
+    for axis in axes:
+        if axis is not None and axis not in rules:
+            raise ConfigError(f'sharding: axis {axis!r} has no rule; {nearest(axis, rules)}')
+        target = rules.get(axis)
+        names = [target] if isinstance(target, str) else list(target or ())
+        names = tuple(name for name in names if name not in used)
+        used.update(names)
+        parts.append(names[0] if len(names) == 1 else names or None)
+    return PartitionSpec(*parts)
+
+
+def shardings(model, mesh: Mesh, rules: Mapping = RULES) -> dict:
+    """A tree of NamedShardings like the model's parameters, from the axes each one declares.
+
+    Dimensions in front of the declared ones are stacked layers. ConfigError if an array does not
+    divide over its mesh axes: names array, axis, size.
+    """
+    from flax import nnx
+
+    flat = nnx.to_flat_state(nnx.state(model))
+    out = {}
+    for path, param in flat:
+        axes = param.get_metadata().get('axes') or (None,) * len(param.shape)
+        axes = ('layers',) * (len(param.shape) - len(axes)) + tuple(axes)
+        named = NamedSharding(mesh, spec(axes, rules))
+        _check_divides('/'.join(map(str, path)), param.shape, axes, named)
+        out[path] = named
+    return nnx.to_pure_dict(nnx.from_flat_state(out))
+
+
+def _check_divides(name: str, shape, axes, named: NamedSharding) -> None:
+    for size, axis, part in zip(shape, axes, named.spec, strict=True):
+        names = (part,) if isinstance(part, str) else part or ()
+        ways = math.prod(named.mesh.shape[n] for n in names)
+        if size % ways:
+            raise ConfigError(
+                f'sharding: {name} has {axis}={size}, which must divide over '
+                f'{"*".join(names)}={ways}; try {axis}={-(-size // ways) * ways}'
+            )
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def like_params(tree, params, where, mesh: Mesh):
+    """Shardings for an optimizer's state: each array lies like the parameter whose path ends its own.
+
+    A factored moment, which lacks dimensions of its parameter, keeps those it has; what belongs to
+    no parameter is copied everywhere. `params` are shapes, `where` their shardings.
+    """
+    known = {}
+    for (path, shape), named in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(where), strict=True
+    ):
+        known[tuple(path)] = (shape.shape, named.spec)
+
+    def place(path, leaf):
+        for start in range(len(path)):
+            if tuple(path[start:]) in known:
+                return NamedSharding(mesh, _kept_dims(leaf.shape, *known[tuple(path[start:])]))
+        return whole(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _kept_dims(shape, param_shape, param_spec) -> PartitionSpec:
+    """The parts of a parameter's spec for the dimensions that `shape` still has, in order."""
+    parts, dims = [], iter(zip(param_shape, param_spec, strict=True))
+    for size in shape:
+        part = next((part for dim, part in dims if dim == size), 'absent')
+        if part == 'absent':
+            return PartitionSpec()
+        parts.append(part)
+    return PartitionSpec(*parts)
+
+
+_active = contextvars.ContextVar('mesh and rules', default=None)
+
+
+@contextlib.contextmanager
+def active(mesh: Mesh, rules: Mapping = RULES):
+    """Inside it, `constrain` places activations on this mesh by these rules."""
+    token = _active.set((mesh, rules))
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def constrain(x, *axes):
+    """x, kept sharded by its logical axes inside `active`; x itself outside."""
+    if _active.get() is None:
+        return x
+    mesh, rules = _active.get()
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(axes, rules)))
+
+
+def batch_sharding(mesh: Mesh, rules: Mapping = RULES) -> NamedSharding:
+    """Arrays of a batch: rows split over the batch axes, the rest whole."""
+    return NamedSharding(mesh, spec(('batch',), rules))
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rules: Mapping = RULES) -> dict:
+    """This host's rows of a batch as global arrays on the mesh."""
+    sharding = batch_sharding(mesh, rules)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -1,0 +1,190 @@
+"""TrainState, and the jitted train and eval steps with exact microbatches."""
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from t5x_lite import sharding
+from t5x_lite.experiment import Experiment
+from t5x_lite.metrics import Mean
+from t5x_lite.model import transformer
+
+
+class TrainState(NamedTuple):
+    """All that training changes. Randomness is fold_in(seed, step): there is no key to save."""
+
+    step: Any  # int32 scalar: updates done
+    params: Any  # nested dict of float32 arrays
+    opt_state: Any
+
+
+def abstract_model(experiment: Experiment):
+    """The model's shapes and axes, without memory."""
+    make = lambda: transformer.build(experiment.model, experiment.heads)  # noqa: E731
+    return jax.eval_shape(make)
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """Fresh weights from the experiment's seed, and the optimizer's empty state."""
+    model = transformer.build(experiment.model, experiment.heads, experiment.seed)
+    params = nnx.to_pure_dict(nnx.state(model))
+    return TrainState(jnp.int32(0), params, experiment.optimizer.build().init(params))
+
+
+def state_shardings(experiment: Experiment, mesh) -> TrainState:
+    """A NamedSharding per array; an optimizer array lies like the parameter it belongs to."""
+    params = sharding.shardings(abstract_model(experiment), mesh, experiment.rules)
+    shapes = jax.eval_shape(lambda: init_state(experiment))
+    opt_state = sharding.like_params(shapes.opt_state, shapes.params, params, mesh)
+    return TrainState(sharding.whole(mesh), params, opt_state)
+
+
+def make_init(experiment: Experiment, mesh):
+    """A jitted function () -> TrainState whose arrays are made where they live."""
+    return jax.jit(
+        lambda: init_state(experiment), out_shardings=state_shardings(experiment, mesh)
+    )
+
+
+def batch_means(experiment: Experiment, model, batches, key=None) -> dict[str, Mean]:
+    """Every stream's and term's means, by the names that metrics.jsonl shows.
+
+    `clm/loss` for a stream with one term, `text/mlm/loss` where a stream has several.
+    """
+    out = {}
+    for i, (name, batch) in enumerate(sorted(batches.items())):
+        objective = experiment.streams[name].objective
+        stream_key = None if key is None else jax.random.fold_in(key, i)
+        for term, means in objective.means(model, batch, stream_key).items():
+            prefix = name if len(objective.terms) == 1 else f'{name}/{term}'
+            out |= {f'{prefix}/{metric}': mean for metric, mean in means.items()}
+    return out
+
+
+def loss_weights(experiment: Experiment, step) -> dict[str, Any]:
+    """stream.weight * term.weight for each term's loss, by its name in `batch_means`."""
+    value = lambda weight: weight(step) if callable(weight) else weight  # noqa: E731
+    out = {}
+    for name, stream in experiment.streams.items():
+        terms = stream.objective.terms
+        for term, t in terms.items():
+            prefix = name if len(terms) == 1 else f'{name}/{term}'
+            out[f'{prefix}/loss'] = value(stream.weight) * value(t.weight)
+    return out
+
+
+def split(batches, parts: int):
+    """Each array [B, ...] as [parts, B / parts, ...]; rows stay on their devices."""
+    cut = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
+    return jax.tree.map(cut, batches)
+
+
+def gradients(experiment: Experiment, graph, params, batches, step):
+    """Gradients of the weighted loss, and all means, summed over microbatches.
+
+    Each term's sum is divided by its count over the *whole* batch before gradients are added, so
+    that k microbatches give what one gives. Counts depend on the batch alone: asking for them here
+    costs nothing, the compiler drops the model.
+    """
+    graph_means = lambda params, *batch: batch_means(  # noqa: E731
+        experiment, nnx.merge(graph, params), *batch
+    )
+    weights = loss_weights(experiment, step)
+
+    def loss(params, batches, key, counts):
+        means = graph_means(params, batches, key)
+        counts = counts or {name: mean.count for name, mean in means.items()}
+        ratio = lambda name: means[name].total / jnp.maximum(counts[name], 1.0)  # noqa: E731
+        return sum(weights[name] * ratio(name) for name in weights), means
+
+    grad = jax.value_and_grad(loss, has_aux=True)
+    key = jax.random.fold_in(jax.random.key(experiment.seed), step)
+    parts = experiment.microbatches
+    if parts == 1:
+        (total, means), grads = grad(params, batches, key, None)
+        return total, means, grads
+    counts = {name: mean.count for name, mean in graph_means(params, batches).items()}
+
+    def add_part(carry, part):
+        i, batches = part
+        out = grad(params, batches, jax.random.fold_in(key, i), counts)
+        return jax.tree.map(jnp.add, carry, out), None
+
+    xs = (jnp.arange(parts), split(batches, parts))
+    shapes = jax.eval_shape(lambda xs: add_part(0, jax.tree.map(lambda x: x[0], xs)), xs)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0])
+    ((total, means), grads), _ = jax.lax.scan(add_part, zeros, xs)
+    # A count that is no sum over rows (a constant normaliser) is the whole batch's.
+    means = {name: Mean(mean.total, counts[name]) for name, mean in means.items()}
+    return total, means, grads
+
+
+def train_step(experiment: Experiment, graph, state: TrainState, batches: Mapping):
+    """One update: (TrainState, {stream: Batch}) -> (TrainState, {name: Mean}).
+
+    The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`.
+    """
+    total, means, grads = gradients(experiment, graph, state.params, batches, state.step)
+    optimizer = experiment.optimizer.build()
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    one = jnp.float32(1.0)
+    means |= {
+        'loss': Mean(total, one),
+        'grad_norm': Mean(optax.tree_utils.tree_norm(grads), one),
+        'learning_rate': Mean(jnp.float32(experiment.optimizer.schedule(state.step)), one),
+    }
+    return TrainState(state.step + 1, params, opt_state), means
+
+
+def make_train_step(experiment: Experiment, mesh):
+    """The jitted `train_step` on a mesh; the state it is given is donated."""
+    graph = nnx.graphdef(abstract_model(experiment))
+    where = state_shardings(experiment, mesh)
+
+    def step(state, batches):
+        with sharding.active(mesh, experiment.rules):
+            return train_step(experiment, graph, state, batches)
+
+    rows = sharding.batch_sharding(mesh, experiment.rules)
+    return jax.jit(step, in_shardings=(where, rows), out_shardings=(where, None), donate_argnums=0)
+
+
+def make_eval_step(experiment: Experiment, mesh):
+    """Jitted (params, {stream: Batch}) -> {name: Mean}, without dropout."""
+    graph = nnx.graphdef(abstract_model(experiment))
+
+    def step(params, batches):
+        with sharding.active(mesh, experiment.rules):
+            return batch_means(experiment, nnx.merge(graph, params), batches)
+
+    return jax.jit(step)
+
+
+def abstract_batches(experiment: Experiment, mesh) -> dict:
+    """Shapes of one step's batches, to compile before any data is open."""
+    rows = sharding.batch_sharding(mesh, experiment.rules)
+    return {
+        name: {
+            array: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+            for array, (shape, dtype) in stream.spec().items()
+        }
+        for name, stream in experiment.streams.items()
+    }
+
+
+def abstract_state(experiment: Experiment, mesh) -> TrainState:
+    """The TrainState's shapes with their shardings, to compile or to restore into."""
+    shapes = jax.eval_shape(lambda: init_state(experiment))
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+        shapes,
+        state_shardings(experiment, mesh),
+    )
+
+

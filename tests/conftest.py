@@ -1,0 +1,13 @@
+"""Eight CPU devices for every test, and no silent broadcasting between ranks."""
+# SPDX-License-Identifier: Apache-2.0
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+
+import jax  # noqa: E402
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
