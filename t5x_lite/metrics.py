@@ -38,17 +38,15 @@ def add(a: Mapping[str, Mean], b: Mapping[str, Mean]) -> dict[str, Mean]:
 class Writer:
     """Appends metrics to `metrics.jsonl` (the source of truth), TensorBoard and optionally W&B.
 
-    A line cut short by a kill is ended before the next one is written, so that nothing after it
-    is lost. Values are floats; names look like `train/clm/loss`.
+    A line cut short by a kill is dropped: the resumed run writes it again. Values are floats;
+    names look like `train/clm/loss`.
     """
 
     def __init__(self, folder: Path, *, wandb: bool = False):
         from tensorboardX import SummaryWriter  # TensorBoard files without TensorFlow
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / 'metrics.jsonl'
-        _end_last_line(self._path)
-        self._file = open(self._path, 'a', encoding='utf-8')
+        self._file = open_lines(folder / 'metrics.jsonl')
         self._board = SummaryWriter(str(folder / 'tensorboard'))
         self._wandb = _start_wandb(folder) if wandb else None
 
@@ -71,12 +69,12 @@ class Writer:
             self._wandb.finish()
 
 
-def _end_last_line(path: Path) -> None:
-    if path.exists() and path.stat().st_size:
-        with open(path, 'rb+') as f:
-            f.seek(-1, os.SEEK_END)
-            if f.read(1) != b'\n':
-                f.write(b'\n')
+def open_lines(path: Path):
+    """A text file to append lines to; an unfinished last line, left by a kill, is cut off."""
+    if path.exists():
+        whole = path.read_bytes().rfind(b'\n') + 1
+        os.truncate(path, whole)
+    return open(path, 'a', encoding='utf-8')
 
 
 def _start_wandb(folder: Path):

@@ -25,8 +25,14 @@ class TrainState(NamedTuple):
 
 def abstract_model(experiment: Experiment):
     """The model's shapes and axes, without memory."""
-    make = lambda: transformer.build(experiment.model, experiment.heads)  # noqa: E731
+    make = lambda: transformer.build(experiment.model, experiment.heads)
     return jax.eval_shape(make)
+
+
+def model_of(experiment: Experiment):
+    """The function params -> Model: the experiment's architecture around those weights."""
+    graph = nnx.graphdef(abstract_model(experiment))
+    return lambda params: nnx.merge(graph, params)
 
 
 def init_state(experiment: Experiment) -> TrainState:
@@ -68,7 +74,7 @@ def batch_means(experiment: Experiment, model, batches, key=None) -> dict[str, M
 
 def loss_weights(experiment: Experiment, step) -> dict[str, Any]:
     """stream.weight * term.weight for each term's loss, by its name in `batch_means`."""
-    value = lambda weight: weight(step) if callable(weight) else weight  # noqa: E731
+    value = lambda weight: weight(step) if callable(weight) else weight
     out = {}
     for name, stream in experiment.streams.items():
         terms = stream.objective.terms
@@ -80,26 +86,23 @@ def loss_weights(experiment: Experiment, step) -> dict[str, Any]:
 
 def split(batches, parts: int):
     """Each array [B, ...] as [parts, B / parts, ...]; rows stay on their devices."""
-    cut = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
+    cut = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
     return jax.tree.map(cut, batches)
 
 
-def gradients(experiment: Experiment, graph, params, batches, step):
+def gradients(experiment: Experiment, model_of_params, params, batches, step):
     """Gradients of the weighted loss, and all means, summed over microbatches.
 
     Each term's sum is divided by its count over the *whole* batch before gradients are added, so
     that k microbatches give what one gives. Counts depend on the batch alone: asking for them here
     costs nothing, the compiler drops the model.
     """
-    graph_means = lambda params, *batch: batch_means(  # noqa: E731
-        experiment, nnx.merge(graph, params), *batch
-    )
     weights = loss_weights(experiment, step)
 
     def loss(params, batches, key, counts):
-        means = graph_means(params, batches, key)
+        means = batch_means(experiment, model_of_params(params), batches, key)
         counts = counts or {name: mean.count for name, mean in means.items()}
-        ratio = lambda name: means[name].total / jnp.maximum(counts[name], 1.0)  # noqa: E731
+        ratio = lambda name: means[name].total / jnp.maximum(counts[name], 1.0)
         return sum(weights[name] * ratio(name) for name in weights), means
 
     grad = jax.value_and_grad(loss, has_aux=True)
@@ -108,28 +111,32 @@ def gradients(experiment: Experiment, graph, params, batches, step):
     if parts == 1:
         (total, means), grads = grad(params, batches, key, None)
         return total, means, grads
-    counts = {name: mean.count for name, mean in graph_means(params, batches).items()}
+    whole = batch_means(experiment, model_of_params(params), batches)
+    counts = {name: mean.count for name, mean in whole.items()}
 
     def add_part(carry, part):
         i, batches = part
         out = grad(params, batches, jax.random.fold_in(key, i), counts)
         return jax.tree.map(jnp.add, carry, out), None
 
-    xs = (jnp.arange(parts), split(batches, parts))
-    shapes = jax.eval_shape(lambda xs: add_part(0, jax.tree.map(lambda x: x[0], xs)), xs)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0])
-    ((total, means), grads), _ = jax.lax.scan(add_part, zeros, xs)
+    cut = split(batches, parts)
+    one = jax.tree.map(lambda x: x[0], cut)
+    shapes = jax.eval_shape(grad, params, one, key, counts)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    ((total, means), grads), _ = jax.lax.scan(add_part, zeros, (jnp.arange(parts), cut))
     # A count that is no sum over rows (a constant normaliser) is the whole batch's.
     means = {name: Mean(mean.total, counts[name]) for name, mean in means.items()}
     return total, means, grads
 
 
-def train_step(experiment: Experiment, graph, state: TrainState, batches: Mapping):
+def train_step(experiment: Experiment, model_of_params, state: TrainState, batches: Mapping):
     """One update: (TrainState, {stream: Batch}) -> (TrainState, {name: Mean}).
 
     The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`.
     """
-    total, means, grads = gradients(experiment, graph, state.params, batches, state.step)
+    total, means, grads = gradients(
+        experiment, model_of_params, state.params, batches, state.step
+    )
     optimizer = experiment.optimizer.build()
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -144,12 +151,12 @@ def train_step(experiment: Experiment, graph, state: TrainState, batches: Mappin
 
 def make_train_step(experiment: Experiment, mesh):
     """The jitted `train_step` on a mesh; the state it is given is donated."""
-    graph = nnx.graphdef(abstract_model(experiment))
+    model_of_params = model_of(experiment)
     where = state_shardings(experiment, mesh)
 
     def step(state, batches):
         with sharding.active(mesh, experiment.rules):
-            return train_step(experiment, graph, state, batches)
+            return train_step(experiment, model_of_params, state, batches)
 
     rows = sharding.batch_sharding(mesh, experiment.rules)
     return jax.jit(step, in_shardings=(where, rows), out_shardings=(where, None), donate_argnums=0)
@@ -157,11 +164,11 @@ def make_train_step(experiment: Experiment, mesh):
 
 def make_eval_step(experiment: Experiment, mesh):
     """Jitted (params, {stream: Batch}) -> {name: Mean}, without dropout."""
-    graph = nnx.graphdef(abstract_model(experiment))
+    model_of_params = model_of(experiment)
 
     def step(params, batches):
         with sharding.active(mesh, experiment.rules):
-            return batch_means(experiment, nnx.merge(graph, params), batches)
+            return batch_means(experiment, model_of_params(params), batches)
 
     return jax.jit(step)
 

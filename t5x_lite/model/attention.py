@@ -54,8 +54,8 @@ class Attention(nnx.Module):
     """Multi-head attention (Vaswani et al. 2017) with optional grouped keys and values."""
 
     def __init__(self, config, rngs):
-        D, H, G, K = config.embed, config.heads, config.kv_heads, config.head_size
-        spread = lambda role, fan_in: config.init.stddev(role, fan_in, config)  # noqa: E731
+        D, H, G, K = config.embed, config.heads, config.groups, config.kv
+        spread = lambda role, fan_in: config.init.stddev(role, fan_in, config)
         wide = dict(bias_dims=2 if config.bias else 0)
         self.config = config
         axes = ('embed', 'heads', 'kv')
@@ -85,7 +85,7 @@ class Attention(nnx.Module):
         if positions is not None:
             q_BxLxHxK = config.positions.rotate(q_BxLxHxK, positions)
         q_BxLxHxK = constrain(q_BxLxHxK, 'batch', 'length', 'heads', 'kv')
-        scale = config.head_size**-0.5 if config.scale_attention else 1.0
+        scale = config.kv**-0.5 if config.scale_attention else 1.0
         y_BxLxHxK = attend(
             q_BxLxHxK, *keys_values, mask=mask, bias=bias, scale=scale, rate=config.dropout, key=key
         )

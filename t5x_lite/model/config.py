@@ -29,8 +29,8 @@ class ModelConfig:
     mlp: int  # width of the feed-forward layer
     encoder_layers: int = 0
     decoder_layers: int = 0
-    head_size: int | None = None  # default embed / heads
-    kv_heads: int | None = None  # fewer than heads for grouped-query attention (Ainslie et al. 2023)
+    head_size: int | None = None  # None: embed / heads; read `kv`
+    kv_heads: int | None = None  # None: as many as heads; fewer for grouped queries; read `groups`
     positions: Any = Rope()
     norm: Any = RMSNorm()
     norm_first: bool = True  # pre-norm with a final norm, or post-norm (BERT)
@@ -49,23 +49,23 @@ class ModelConfig:
 
     def __post_init__(self):
         self._check_sizes()
-        if self.head_size is None:
-            object.__setattr__(self, 'head_size', self._even_split())
-        if self.kv_heads is None:
-            object.__setattr__(self, 'kv_heads', self.heads)
-        if self.heads % self.kv_heads:
+        if self.head_size is None and self.embed % self.heads:
+            raise ConfigError(
+                f'ModelConfig: heads={self.heads} must divide embed={self.embed}; '
+                f'try {_divisor_near(self.embed, self.heads)}, or set head_size'
+            )
+        if self.heads % self.groups:
             raise ConfigError(
                 f'ModelConfig: kv_heads={self.kv_heads} must divide heads={self.heads}; '
-                f'try {_divisor_near(self.heads, self.kv_heads)}'
+                f'try {_divisor_near(self.heads, self.groups)}'
             )
         for name, known in (('dtype', DTYPES), ('remat', REMAT)):
             if getattr(self, name) not in known:
                 value = getattr(self, name)
                 raise ConfigError(f'ModelConfig: {name}={value!r} is unknown; {nearest(value, known)}')
-        if isinstance(self.positions, Rope) and self.head_size % 2:
+        if isinstance(self.positions, Rope) and self.kv % 2:
             raise ConfigError(
-                f'ModelConfig: head_size={self.head_size} must be even for Rope; '
-                f'try {self.head_size + 1}'
+                f'ModelConfig: head_size={self.kv} must be even for Rope; try {self.kv + 1}'
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f'ModelConfig: dropout={self.dropout} must be in [0, 1); try 0.1')
@@ -85,13 +85,15 @@ class ModelConfig:
                 'set encoder_layers (BERT), decoder_layers (GPT) or both (T5)'
             )
 
-    def _even_split(self) -> int:
-        if self.embed % self.heads:
-            raise ConfigError(
-                f'ModelConfig: heads={self.heads} must divide embed={self.embed}; '
-                f'try {_divisor_near(self.embed, self.heads)}, or set head_size'
-            )
-        return self.embed // self.heads
+    @property
+    def kv(self) -> int:
+        """Size of a head: head_size, or embed / heads."""
+        return self.embed // self.heads if self.head_size is None else self.head_size
+
+    @property
+    def groups(self) -> int:
+        """Heads of keys and values, each shared by heads / groups queries (Ainslie et al. 2023)."""
+        return self.heads if self.kv_heads is None else self.kv_heads
 
     @property
     def stacks(self) -> tuple[str, ...]:

@@ -35,5 +35,5 @@ class FanIn:
         if role == 'relative_bias':
             return config.embed**-0.5
         if role == 'query' and not config.scale_attention:
-            return (fan_in * config.head_size) ** -0.5
+            return (fan_in * config.kv) ** -0.5
         return fan_in**-0.5

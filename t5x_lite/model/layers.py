@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_lite.sharding import constrain
+
 
 def weight(rngs, shape, axes, stddev) -> nnx.Param:
     """A float32 parameter N(0, stddev^2) that knows the logical axis of each dimension."""
@@ -46,10 +48,12 @@ class Embedding(nnx.Module):
     """A table [rows, D], looked up by id."""
 
     def __init__(self, rows, embed, axes, stddev, rngs):
+        self.rows = axes[0]
         self.embedding = weight(rngs, (rows, embed), axes, stddev)
 
     def __call__(self, ids_BxL, dtype):
-        return jnp.take(self.embedding[...].astype(dtype), ids_BxL, axis=0)
+        table = constrain(self.embedding[...].astype(dtype), self.rows, None)
+        return jnp.take(table, ids_BxL, axis=0)
 
     def logits(self, hidden_BxLxD):
         """Scores of every row, [B, L, V] in float32."""

@@ -105,7 +105,7 @@ class Block(nnx.Module):
         x_BxLxD = self._residual(x_BxLxD, self.attention_norm, self_attention, keys[1])
         if context.memory_BxMxD is not None or memory is not None:
             x_BxLxD = self._residual(x_BxLxD, self.cross_norm, cross_attention, keys[3])
-        feed_forward = lambda y_BxLxD: self.mlp(y_BxLxD, keys[4])  # noqa: E731
+        feed_forward = lambda y_BxLxD: self.mlp(y_BxLxD, keys[4])
         x_BxLxD = self._residual(x_BxLxD, self.mlp_norm, feed_forward, keys[5])
         return constrain(x_BxLxD, 'batch', 'length', None), seen
 
@@ -130,7 +130,7 @@ class Stack(nnx.Module):
     def __init__(self, config, layers: int, cross: bool, rngs):
         self.config = config
         self.positions = config.positions.weights(config, rngs)
-        make = lambda key: Block(config, cross, nnx.Rngs(params=key))  # noqa: E731
+        make = lambda key: Block(config, cross, nnx.Rngs(params=key))
         self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers))
         self.embedding_norm = Norm(config) if config.norm_embedding else None
         self.norm = Norm(config) if config.norm_first else None
@@ -250,7 +250,7 @@ class Model(nnx.Module):
     def start_cache(self, batch: int, length: int, memory=None, memory_segments=None) -> Cache:
         """An empty cache for `length` positions; the memory's keys and values are computed here."""
         config, shape = self.config, (self.config.decoder_layers, batch, length)
-        zeros = jnp.zeros((*shape, config.kv_heads, config.head_size), config.dtype)
+        zeros = jnp.zeros((*shape, config.groups, config.kv), config.dtype)
         cross = None
         if memory is not None:
             cross = jax.vmap(lambda block: block.cross.keys_values(memory))(self.decoder.blocks)

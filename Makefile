@@ -1,0 +1,35 @@
+# make smoke: install and pre-train a small model on bundled text; make test: run the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: install smoke test test-all lint clean
+
+install: $(VENV)/.data
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
+$(VENV)/.data: requirements.txt setup.py | $(VENV)/bin/python
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[data]'
+	touch $@
+$(VENV)/.test: requirements.txt setup.py | $(VENV)/bin/python
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[test]'
+	touch $@ $(VENV)/.data
+
+smoke: $(VENV)/.data
+	rm -rf runs/smoke
+	$(BIN)/t5x-lite train configs/smoke/clm.gin --run runs/smoke
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m 'not all'
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,190 @@
+"""Checkpoints over Orbax: asynchronous, atomic with the data's position, never trusting blindly."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from t5x_lite.errors import RunError
+
+logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells of every file it touches
+log = logging.getLogger(__name__)
+
+
+class DataHandler(ocp.CheckpointHandler):
+    """Positions of the data, {stream: Loader.state()}, one file for each host."""
+
+    def save(self, directory, args):
+        arrays = {}
+        for stream, state in args.item.items():
+            arrays[f'{stream}|skip'] = np.int64(state['skip'])
+            for i, shard in enumerate(state['shards'] or ()):
+                arrays |= {f'{stream}|{i}|{name}': value for name, value in shard.items()}
+        np.savez(directory / self._file(), **arrays)
+
+    def restore(self, directory, args=None):
+        states = {}
+        with np.load(directory / self._file()) as arrays:
+            for key in arrays.files:
+                stream, *rest = key.split('|', 2)
+                state = states.setdefault(stream, {'skip': 0, 'shards': None})
+                if rest == ['skip']:
+                    state['skip'] = int(arrays[key])
+                    continue
+                state['shards'] = state['shards'] or {}
+                state['shards'].setdefault(int(rest[0]), {})[rest[1]] = arrays[key]
+        for state in states.values():
+            if state['shards']:
+                state['shards'] = [state['shards'][i] for i in sorted(state['shards'])]
+        return states
+
+    def _file(self) -> str:
+        return f'host_{jax.process_index()}_of_{jax.process_count()}.npz'
+
+
+@ocp.args.register_with_handler(DataHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class DataArgs(ocp.args.CheckpointArgs):
+    """The data's positions as an item of a checkpoint."""
+
+    item: Any = None
+
+
+class Checkpointer:
+    """A run's checkpoints: `save` returns at once, `restore` takes the newest that can be read.
+
+    `keep`, `keep_every` and `best` of `plan` (experiment.Checkpoints) say which ones stay.
+    """
+
+    def __init__(self, folder: Path, plan):
+        self.folder, self._plan = Path(folder).absolute(), plan
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_preservation(plan),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def save(self, step: int, state, data: Mapping, window: Mapping, metrics: Mapping) -> None:
+        """Begins to save a step; RunError if an earlier save failed. A saved step is left alone.
+
+        `state` is a pytree of arrays, `data` each stream's position, `window` the sums not yet
+        logged (JSON), `metrics` what `best` may name.
+        """
+        self._check()
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=DataArgs(dict(data)),
+            window=ocp.args.JsonSave(dict(window)),
+        )
+        metrics = dict(metrics) if self._plan.best in metrics else None
+        self._guard(lambda: self._manager.save(step, args=items, metrics=metrics))
+
+    def restore(self, like) -> tuple[int, Any, dict, dict] | None:
+        """(step, state, data, window) of the newest readable checkpoint, placed like `like`; or None.
+
+        Steps that cannot be read are set aside under another name, with a warning, if an earlier
+        one can; RunError if there are checkpoints and none can.
+        """
+        damaged = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            items = ocp.args.Composite(
+                state=ocp.args.StandardRestore(like),
+                data=DataArgs(),
+                window=ocp.args.JsonRestore(),
+            )
+            try:
+                restored = self._manager.restore(step, args=items)
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                damaged[step] = _first_line(error)
+                continue
+            for bad, reason in damaged.items():
+                self._set_aside(bad, reason, step)
+            return step, restored['state'], restored['data'], restored['window']
+        if damaged:
+            reasons = '; '.join(f'step {step}: {reason}' for step, reason in damaged.items())
+            raise RunError(
+                f'{self.folder}: no checkpoint can be read ({reasons}); mend or move the folder'
+            )
+        return None
+
+    def restore_params(self, step: int | None, like) -> tuple[int, Any]:
+        """(step, params) of one step, or of the newest if None, placed like `like`."""
+        steps = sorted(self._manager.all_steps())
+        if not steps or (step is not None and step not in steps):
+            raise RunError(f'{self.folder}: no checkpoint of step {step}; there are {steps}')
+        step = steps[-1] if step is None else step
+        wanted = ocp.args.PyTreeRestore(
+            {'params': like},
+            partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args({'params': like}),
+        )
+        restored = ocp.CheckpointManager(
+            self.folder, item_handlers={'state': ocp.PyTreeCheckpointHandler()}
+        ).restore(step, args=ocp.args.Composite(state=wanted))
+        return step, restored['state']['params']
+
+    def wait(self) -> None:
+        """Until all saves are on the disk; RunError if one failed."""
+        self._guard(self._manager.wait_until_finished)
+        self._check()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def _check(self) -> None:
+        self._guard(self._manager.check_for_errors)
+
+    def _guard(self, action) -> None:
+        try:
+            action()
+        except Exception as error:
+            raise RunError(
+                f'checkpoint: saving to {self.folder} failed: {_first_line(error)}; saved steps '
+                f'{sorted(self._manager.all_steps())} are whole; make room or mend the folder, then '
+                'run the same command to go on from there'
+            ) from error
+
+    def _set_aside(self, step: int, reason: str, taken: int) -> None:
+        source, target = self.folder / str(step), self.folder / f'damaged-{step}'
+        log.warning(
+            'checkpoint %s cannot be read (%s); kept as %s, falling back to step %d',
+            source,
+            reason,
+            target.name,
+            taken,
+        )
+        source.rename(target)
+        self._manager.reload()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0][:300]
+
+
+def _preservation(plan):
+    keep = [policies.LatestN(plan.keep)]
+    if plan.keep_every:
+        keep.append(policies.EveryNSteps(plan.keep_every))
+    if plan.best:
+        sign = 1.0 if plan.highest else -1.0
+        keep.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: sign * metrics[plan.best],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    return policies.AnyPreservationPolicy(keep)

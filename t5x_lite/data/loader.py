@@ -1,0 +1,210 @@
+"""Batches of a stream from a background thread, with a position that is saved and restored."""
+# SPDX-License-Identifier: Apache-2.0
+
+import queue
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from t5x_lite.data import seqio_source
+from t5x_lite.data.randomness import uniforms
+from t5x_lite.errors import ConfigError
+
+# A saved position is a snapshot of the sources plus the number of batches to pass over after it.
+SNAPSHOT_EVERY = 50
+AHEAD = 4  # batches kept ready
+
+
+class ShardBatches:
+    """One data shard's part of each batch: examples to rows to arrays.
+
+    A row's random numbers depend on (seed, shard, row's number) only.
+    """
+
+    def __init__(self, examples, converter, lengths, vocabulary, rows: int, seed: Sequence[int]):
+        self._examples, self._converter = examples, converter
+        self._lengths, self._vocabulary = lengths, vocabulary
+        self._cutter = converter.cutter(lengths, vocabulary)
+        self._rows, self._seed = rows, tuple(seed)
+        self._row = 0
+        self._ended = False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """Arrays [rows, ...]; at the end of the data the last rows may be all zero (padding)."""
+        while self._cutter.ready() < self._rows and not self._ended:
+            example = next(self._examples, None)
+            if example is None:
+                self._cutter.flush()
+                self._ended = True
+            else:
+                self._cutter.add(example)
+        count = min(self._rows, self._cutter.ready())
+        if count == 0:
+            raise StopIteration
+        rows = self._cutter.take(count)
+        draws = self._converter.draws(self._lengths)
+        numbers = uniforms(self._seed, self._row, count, draws)
+        self._row += count
+        batch = self._converter.batch(rows, self._lengths, self._vocabulary, numbers)
+        missing = self._rows - count
+        pad = lambda x: np.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1))
+        return {name: pad(x) for name, x in batch.items()} if missing else batch
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Flat arrays: the source's position, the cutter's remainder, the next row's number."""
+        source = {f'source/{name}': value for name, value in self._examples.state().items()}
+        cutter = {f'cutter/{name}': value for name, value in self._cutter.state().items()}
+        return {**source, **cutter, 'row': np.int64(self._row)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        part = lambda kind: {
+            name.removeprefix(kind): value for name, value in state.items() if name.startswith(kind)
+        }
+        self._examples.restore(part('source/'))
+        self._cutter.restore(part('cutter/'))
+        self._row = int(state['row'])
+
+
+class Loader:
+    """This host's rows of every batch of a stream, made ahead in a thread.
+
+    `state()` is the position after the batches handed out so far, `restore()` goes on from it.
+    Iterate or call `next`; `close()` ends the thread.
+    """
+
+    def __init__(self, shards: Sequence[ShardBatches], spec: Mapping):
+        self._shards, self._spec = shards, spec
+        self._queue = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = None
+        self._snapshot, self._since = None, 0  # None: the beginning
+        self._skip = 0
+
+    def restore(self, state: Mapping) -> None:
+        """Before the first batch: go on where `state()` was taken, on any number of hosts."""
+        if self._thread:
+            raise RuntimeError('Loader.restore: comes before the first batch')
+        self._skip = int(state['skip'])
+        if state['shards'] is not None:
+            for shard, saved in zip(self._shards, state['shards'], strict=True):
+                shard.restore(saved)
+        self._snapshot, self._since = state['shards'], 0
+
+    def state(self) -> dict:
+        """{'shards': None or a dict of arrays for each of this host's shards, 'skip': batches}."""
+        return {'shards': self._snapshot, 'skip': self._since}
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._produce, daemon=True)
+            self._thread.start()
+        kind, batch, snapshot = self._queue.get()
+        if kind == 'end':
+            self._queue.put((kind, batch, snapshot))
+            if batch is not None:
+                raise batch
+            raise StopIteration
+        self._since += 1
+        if snapshot is not None:
+            self._snapshot, self._since = snapshot, 0
+        return batch
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+
+    def _produce(self) -> None:
+        error, count = None, 0
+        try:
+            for batch in self._batches():
+                count += 1
+                snapshot = None
+                if count > self._skip and count % SNAPSHOT_EVERY == 0:
+                    snapshot = [shard.state() for shard in self._shards]
+                if count > self._skip:
+                    self._put(('batch', batch, snapshot))
+                if self._stop.is_set():
+                    return
+        except Exception as raised:  # handed to the thread that asks for batches
+            error = raised
+        self._put(('end', error, None))
+
+    def _put(self, item) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of all this host's shards, until the last of them ends."""
+        rows = self._shards[0]._rows
+        empty = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in self._spec.items()}
+        while True:
+            parts = [next(shard, None) for shard in self._shards]
+            if all(part is None for part in parts):
+                return
+            parts = [empty if part is None else part for part in parts]
+            if len(parts) == 1:
+                yield parts[0]
+            else:
+                yield {name: np.concatenate([p[name] for p in parts]) for name in self._spec}
+
+
+def open_stream(
+    stream,
+    name: str,
+    *,
+    split: str = 'train',
+    training: bool = True,
+    seed: int = 0,
+    imports: Sequence[str] = (),
+    data_shards: int = 1,
+    hosts: tuple[int, int] = (0, 1),
+) -> Loader:
+    """A Loader for this host (index, count): shuffled and endless for training, else one pass.
+
+    Raises:
+      ConfigError: no such mixture, split, feature or data; a vocabulary the objective cannot use.
+    """
+    index, count = hosts
+    if data_shards % count:
+        raise ConfigError(
+            f'Experiment: data_shards={data_shards} must be a multiple of the number of hosts '
+            f'{count}; try {-(-data_shards // count) * count}'
+        )
+    converter = stream.objective.converter
+    vocabulary = seqio_source.vocabulary(stream.mixture, converter.features, imports)
+    converter.check(stream.lengths, vocabulary)
+    per_host = data_shards // count
+    shards = [
+        ShardBatches(
+            seqio_source.Examples(
+                stream.mixture,
+                converter.features,
+                split=split,
+                imports=imports,
+                shard=shard,
+                shards=data_shards,
+                seed=seed,
+                shuffle=training,
+                epochs=None if training else 1,
+            ),
+            converter,
+            stream.lengths,
+            vocabulary,
+            rows=stream.batch_size // data_shards,
+            seed=(seed, zlib.crc32(name.encode()), shard),
+        )
+        for shard in range(index * per_host, (index + 1) * per_host)
+    ]
+    return Loader(shards, converter.spec(stream.lengths))

@@ -1,0 +1,131 @@
+"""The one door to TensorFlow: a seqio task or mixture as token ids whose position can be saved."""
+# SPDX-License-Identifier: Apache-2.0
+
+import importlib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from t5x_lite.data.vocabularies import VocabularyInfo, describe
+from t5x_lite.errors import ConfigError, nearest
+
+
+def import_seqio():
+    """seqio, after TensorFlow was told to be quiet and to leave accelerators alone (8 s)."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], 'GPU')
+    try:
+        import seqio
+    except ImportError as error:
+        raise ConfigError(
+            f"data: seqio cannot be imported ({error}); pip install 't5x_lite[data]'"
+        ) from error
+    return seqio
+
+
+def find(mixture: str, imports: Iterable[str] = ()):
+    """The registered task or mixture of that name, after importing the modules that register it.
+
+    Raises:
+      ConfigError: a module that does not import, or a name that nothing registered.
+    """
+    seqio = import_seqio()
+    for module in imports:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f'Experiment: imports: {module!r} does not import: {error}') from error
+    known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+    if mixture not in known:
+        raise ConfigError(
+            f'Stream: mixture {mixture!r} is registered by none of imports={tuple(imports)}; '
+            f'{nearest(mixture, known)}; name the module that registers it in imports or --import'
+        )
+    return seqio.get_mixture_or_task(mixture)
+
+
+def vocabulary(mixture: str, features: Iterable[str], imports=()) -> VocabularyInfo:
+    """What is known of the vocabulary of the mixture's last feature that the objective reads.
+
+    Raises:
+      ConfigError: the mixture lacks a feature.
+    """
+    provider = find(mixture, imports)
+    for feature in features:
+        if feature not in provider.output_features:
+            raise ConfigError(
+                f'Stream: mixture {mixture!r} has no feature {feature!r}, which its objective '
+                f'reads; it has {", ".join(provider.output_features)}'
+            )
+    return describe(provider.output_features[feature].vocabulary)
+
+
+class Examples:
+    """An iterator over examples {feature: int32 [n]} of one data shard, with a saveable position.
+
+    `epochs=None` repeats for ever. The order depends on seed, shard and number of shards only.
+    """
+
+    def __init__(
+        self,
+        mixture: str,
+        features: Iterable[str],
+        *,
+        split: str,
+        imports: Iterable[str] = (),
+        shard: int = 0,
+        shards: int = 1,
+        seed: int | None = None,
+        shuffle: bool = False,
+        epochs: int | None = 1,
+    ):
+        seqio = import_seqio()
+        provider = find(mixture, imports)
+        if split not in (provider.splits or ()):
+            raise ConfigError(
+                f'Stream: mixture {mixture!r} has no split {split!r}; it has '
+                f'{", ".join(provider.splits)}'
+            )
+        self.name = f'{mixture}:{split}'
+        dataset = provider.get_dataset(
+            None,
+            split=split,
+            shuffle=shuffle,
+            seed=seed,
+            num_epochs=epochs,
+            shard_info=seqio.ShardInfo(shard, shards) if shards > 1 else None,
+            trim_output_features=False,
+        )
+        features = tuple(features)
+        dataset = dataset.map(lambda example: {name: example[name] for name in features})
+        self._iterator = iter(dataset)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in next(self._iterator).items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The position as bytes (uint8 arrays): tf.data's own iterator checkpoint."""
+        import tensorflow as tf
+
+        with tempfile.TemporaryDirectory() as folder:
+            tf.train.Checkpoint(iterator=self._iterator).write(f'{folder}/iterator')
+            files = sorted(Path(folder).iterdir())
+            return {file.name: np.frombuffer(file.read_bytes(), np.uint8) for file in files}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from `state()` of an iterator made with the same arguments."""
+        import tensorflow as tf
+
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in state.items():
+                (Path(folder) / name).write_bytes(data.tobytes())
+            checkpoint = tf.train.Checkpoint(iterator=self._iterator)
+            checkpoint.read(f'{folder}/iterator').assert_consumed()

@@ -1,0 +1,271 @@
+"""Evaluators: loss on held-out text, decoded samples, retrieval by sentence vectors."""
+# SPDX-License-Identifier: Apache-2.0
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from t5x_lite import metrics, objective, sharding
+from t5x_lite.data import loader, seqio_source
+from t5x_lite.errors import ConfigError
+from t5x_lite.objectives import losses
+
+# `open` imports what runs the model (and with it Flax): reading a config stays fast.
+
+
+class Sample(NamedTuple):
+    """A decoded text for people to read."""
+
+    stream: str
+    prompt: str
+    output: str
+    target: str
+
+
+class Evaluator(Protocol):
+    """A value that an experiment holds: `open` makes what is called with the parameters."""
+
+    every: int
+
+    def open(self, experiment, mesh) -> Callable[..., Iterator[tuple[str, float | Sample]]]:
+        """A function params -> (name, value) pairs; names begin with the stream."""
+
+
+class Counted(NamedTuple):
+    """What the scored tokens of one side stand for: their number, bytes of text, and histogram."""
+
+    tokens: int
+    bytes: int
+    histogram_V: np.ndarray
+
+
+def count_targets(batch, side: str, bytes_per_token_V) -> Counted:
+    """Counts the targets that have a loss weight."""
+    chosen = batch[f'{side}_target_tokens'][batch[f'{side}_loss_weights'] > 0]
+    histogram_V = np.bincount(chosen, minlength=len(bytes_per_token_V))
+    return Counted(chosen.size, int(bytes_per_token_V[chosen].sum()), histogram_V)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossEval:
+    """Each stream's losses over its held-out split, without dropout, exact to the last row.
+
+    Adds `perplexity`, and `bits_per_byte` of the scored text. `batches` limits how many are read.
+    With `baseline` > 0 also the loss of a unigram model (add-one counts over that many training
+    batches) on the same targets.
+    """
+
+    every: int = 500
+    split: str = 'validation'
+    batches: int | None = None
+    baseline: int = 0
+
+    def open(self, experiment, mesh):
+        from t5x_lite import step
+
+        eval_step = step.make_eval_step(experiment, mesh)
+        unigrams = {}
+
+        def evaluate(params):
+            for name, stream in experiment.streams.items():
+                if self.baseline and name not in unigrams:
+                    unigrams[name] = self._unigram(experiment, name)
+                totals, counts = {}, {}
+                for batch in self._read(experiment, name, self.split, self.batches):
+                    means = eval_step(params, {name: sharding.put_batch(batch, mesh)})
+                    _count(counts, batch, stream, experiment)
+                    totals = metrics.add(totals, jax.device_get(means))
+                if not totals:
+                    raise ConfigError(
+                        f"Stream '{name}': split {self.split!r} of {stream.mixture!r} is empty"
+                    )
+                yield from summarise(name, stream.objective, totals, counts, unigrams.get(name))
+
+        return evaluate
+
+    def _read(self, experiment, name, split, batches):
+        rows = loader.open_stream(
+            experiment.streams[name],
+            name,
+            split=split,
+            training=False,
+            seed=experiment.seed,
+            imports=experiment.imports,
+        )
+        try:
+            yield from itertools.islice(rows, batches)
+        finally:
+            rows.close()
+
+    def _unigram(self, experiment, name):
+        counts = {}
+        for batch in self._read(experiment, name, 'train', self.baseline):
+            _count(counts, batch, experiment.streams[name], experiment)
+        return {
+            term: np.log(c.histogram_V + 1.0) - math.log(c.tokens + c.histogram_V.size)
+            for term, c in counts.items()
+        }
+
+
+def _count(counts: dict, batch, stream, experiment) -> None:
+    """Adds a batch's targets to the counts of every term that scores tokens."""
+    info = seqio_source.vocabulary(
+        stream.mixture, stream.objective.converter.features, experiment.imports
+    )
+    for name, term in stream.objective.terms.items():
+        side = getattr(term.loss, 'side', None)
+        if side:
+            new = count_targets(batch, side, info.bytes_per_token)
+            old = counts.get(name)
+            counts[name] = new if old is None else Counted(*(a + b for a, b in zip(old, new)))
+
+
+def summarise(stream, objective_, totals, counts, unigram=None) -> Iterator[tuple[str, float]]:
+    """Means to numbers, with perplexity, bits per byte and the unigram model's for token losses."""
+    for name, mean in totals.items():
+        if not name.endswith('/nll'):
+            yield name, float(mean.value)
+    for term, count in counts.items():
+        prefix = stream if len(objective_.terms) == 1 else f'{stream}/{term}'
+        nll = totals[f'{prefix}/nll']
+        yield f'{prefix}/perplexity', math.exp(min(nll.value, 700.0))
+        per_byte = 1 / (math.log(2) * max(count.bytes, 1))
+        if count.bytes:
+            yield f'{prefix}/bits_per_byte', float(nll.total) * per_byte
+        if unigram:
+            total = -float((unigram[term] * count.histogram_V).sum())
+            yield f'{prefix}/unigram_loss', total / max(count.tokens, 1)
+            if count.bytes:
+                yield f'{prefix}/unigram_bits_per_byte', total * per_byte
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Greedy continuations of held-out text by every stream with a decoder.
+
+    A decoder-only stream is given the first `prompt` tokens of a row; an encoder-decoder its
+    encoder's inputs.
+    """
+
+    every: int = 1000
+    count: int = 3
+    prompt: int = 32
+    length: int = 64
+    split: str = 'validation'
+
+    def open(self, experiment, mesh):
+        from t5x_lite import step
+
+        model_of_params = step.model_of(experiment)
+        streams = {
+            name: stream
+            for name, stream in experiment.streams.items()
+            if 'decoder' in stream.objective.forward.needs
+        }
+        generate = jax.jit(
+            lambda params, *rest: self._generate(model_of_params(params), *rest),
+            static_argnums=(2, 3),
+        )
+
+        def evaluate(params):
+            for name, stream in streams.items():
+                info = seqio_source.vocabulary(
+                    stream.mixture, stream.objective.converter.features, experiment.imports
+                )
+                batch = self._first_rows(experiment, name, stream)
+                paired = 'encoder' in stream.objective.forward.needs
+                outputs = np.asarray(generate(params, batch, info.eos, paired))
+                side = 'encoder_input_tokens' if paired else 'decoder_input_tokens'
+                prompts = batch[side] if paired else batch[side][:, : self.prompt]
+                targets = batch['decoder_target_tokens'][:, 0 if paired else self.prompt - 1 :]
+                for row in zip(prompts, outputs, targets[:, : self.length], strict=True):
+                    yield f'{name}/sample', Sample(name, *(info.text(ids) for ids in row))
+
+        return evaluate
+
+    def _first_rows(self, experiment, name, stream) -> dict[str, np.ndarray]:
+        rows = loader.open_stream(
+            stream, name, split=self.split, training=False, seed=experiment.seed,
+            imports=experiment.imports,
+        )
+        try:
+            return {k: x[: self.count] for k, x in next(rows).items()}
+        finally:
+            rows.close()
+
+    def _generate(self, model, batch, eos, paired: bool):
+        from t5x_lite.model import decode
+
+        if not paired:
+            return decode.greedy(
+                model, batch['decoder_input_tokens'][:, : self.prompt], self.length, eos=eos
+            )
+        outputs = objective.encode(model, batch)
+        return decode.greedy(
+            model,
+            batch['decoder_input_tokens'][:, :1],
+            self.length,
+            eos=eos,
+            memory=outputs['encoder_hidden'],
+            memory_segments=batch['encoder_segment_ids'],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedEval:
+    """Sentence vectors of a stream's held-out text: does a sentence find its neighbour?
+
+    Of up to `pairs` pairs of neighbouring sentences, `recall_at_1` is the share of first sentences
+    whose own second one is nearest by cosine among all (ties count as misses); `alignment` and
+    `uniformity` are Wang & Isola's (2020), over pairs and over all vectors. The vector is `pool` of
+    the encoder, without the head used in training.
+    """
+
+    stream: str
+    every: int = 500
+    split: str = 'validation'
+    pairs: int = 512
+    pool: Callable = losses.pool_cls
+    length: int = 64
+
+    def open(self, experiment, mesh):
+        if self.stream not in experiment.streams:
+            raise ConfigError(
+                f'EmbedEval: stream={self.stream!r} is none of {", ".join(experiment.streams)}'
+            )
+        from t5x_lite import step
+
+        model_of_params = step.model_of(experiment)
+
+        @jax.jit
+        def embed(params, batch):
+            hidden = objective.encode(model_of_params(params), batch)['encoder_hidden']
+            return losses.normalise_rows(self.pool(hidden, batch['encoder_segment_ids'] > 0))
+
+        def evaluate(params):
+            rows = self._rows(experiment)
+            vectors = np.concatenate([np.asarray(embed(params, rows(i))) for i in range(rows.count)])
+            for name, value in retrieval(vectors[0::2], vectors[1::2]).items():
+                yield f'{self.stream}/{name}', value
+
+        return evaluate
+
+
+def retrieval(query_BxD: np.ndarray, match_BxD: np.ndarray) -> dict[str, float]:
+    """recall_at_1 of each query's own match, alignment and uniformity of unit vectors."""
+    scores_BxB = query_BxD @ match_BxD.T
+    gold_B = np.diagonal(scores_BxB).copy()
+    np.fill_diagonal(scores_BxB, -np.inf)
+    both = np.concatenate([query_BxD, match_BxD])
+    squared = np.maximum(2.0 - 2.0 * (both @ both.T), 0.0)
+    apart = ~np.eye(len(both), dtype=bool)
+    return {
+        'recall_at_1': float((gold_B > scores_BxB.max(-1)).mean()),
+        'alignment': float(np.square(query_BxD - match_BxD).sum(-1).mean()),
+        'uniformity': float(np.log(np.exp(-2.0 * squared[apart]).mean())),
+    }

@@ -1,0 +1,168 @@
+"""The command line: train, eval, config, data, report."""
+# SPDX-License-Identifier: Apache-2.0
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from t5x_lite import __version__
+from t5x_lite.errors import ConfigError, RunError
+
+# Each command imports what it needs: `--help` and bad arguments answer at once.
+
+
+def main(arguments=None) -> None:
+    """Runs one command. Exit status: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
+    options = parser().parse_args(_gin_equals(sys.argv[1:] if arguments is None else arguments))
+    try:
+        options.run_command(options)
+    except ConfigError as error:
+        sys.exit(_fail(error, 2))
+    except RunError as error:
+        sys.exit(_fail(error, 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f'error: {error}', file=sys.stderr)
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog='t5x-lite',
+        description='Self-supervised pre-training and fine-tuning of Transformers in JAX.',
+    )
+    top.add_argument('--version', action='version', version=__version__)
+    commands = top.add_subparsers(required=True, metavar='COMMAND')
+    command = commands.add_parser('train', help='train an experiment, or go on with its run')
+    _add_config(command)
+    command.add_argument('--run', required=True, type=Path, help='folder of the run')
+    command.set_defaults(run_command=train)
+
+    command = commands.add_parser('eval', help="evaluate a run's checkpoint")
+    command.add_argument('run', type=Path, help='folder of the run')
+    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    command.add_argument('--split', default='validation', help='which split (default: %(default)s)')
+    command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
+    command.set_defaults(run_command=evaluate)
+
+    command = commands.add_parser('config', help='print an experiment and where its values are set')
+    _add_config(command)
+    command.set_defaults(run_command=config)
+
+    command = commands.add_parser('report', help="write a run's report.html again")
+    command.add_argument('run', type=Path, help='folder of the run')
+    command.set_defaults(run_command=report)
+
+    command = commands.add_parser('data', help='vocabularies')
+    _add_data(command.add_subparsers(required=True, metavar='WHAT'))
+    return top
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument('config', nargs='?', help='a .gin or .py file')
+    command.add_argument(
+        '--set', action='append', default=[], metavar='A.B=C', help='override, model.dropout=0.1'
+    )
+    command.add_argument('--smoke', action='store_true', help='a tiny twin that runs on a CPU')
+    command.add_argument(
+        '--import', action='append', default=[], dest='imports', metavar='MODULE',
+        help='a module that registers tasks',
+    )
+    command.add_argument('--gin_file', action='append', default=[], help='as in T5X')
+    command.add_argument('--gin_search_paths', default='', help='comma-separated folders')
+    command.add_argument(
+        '--gin.NAME', action='append', default=[], dest='gin_bindings', metavar='VALUE',
+        help='a gin binding, --gin.NAME=VALUE',
+    )
+    command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
+
+
+def _add_data(commands) -> None:
+    command = commands.add_parser('vocab', help='train a SentencePiece vocabulary')
+    command.add_argument('files', nargs='*', help='JSON lines with a `text` (default: the bundled corpus)')
+    command.add_argument('--size', type=int, default=8064, help='pieces without sentinels')
+    command.add_argument('--to', required=True, type=Path, help='the model file to write')
+    command.set_defaults(run_command=vocab)
+
+
+def _gin_equals(arguments: list[str]) -> list[str]:
+    """T5X's `--gin.NAME=value` as `--gin.NAME` with the binding as its value."""
+    out = []
+    for argument in arguments:
+        if argument.startswith('--gin.') and '=' in argument:
+            out.append('--gin.NAME=' + argument.removeprefix('--gin.'))
+        else:
+            out.append(argument)
+    return out
+
+
+def load(options):
+    """The experiment that the options describe, as config.Loaded."""
+    from t5x_lite import config
+
+    files = [*([options.config] if options.config else []), *options.gin_file]
+    if not files:
+        raise ConfigError('CONFIG: name a .gin or .py file, or --gin_file=FILE')
+    overrides = list(options.set)
+    loaded = config.load(
+        files[0] if len(files) == 1 else files,
+        overrides,
+        gin_bindings=options.gin_bindings,
+        search_paths=[p for p in options.gin_search_paths.split(',') if p],
+        imports=options.imports,
+    )
+    if options.smoke:
+        from t5x_lite.smoke import shrink
+
+        loaded = loaded._replace(experiment=shrink(loaded.experiment))
+    return loaded
+
+
+def train(options) -> None:
+    from t5x_lite import run, train
+
+    loaded = load(options)
+    use_data_dir(options.tfds_data_dir)
+    run.claim(options.run, loaded.experiment, name=options.config or options.gin_file[0])
+    train.train(loaded.experiment, options.run)
+    print(f'report: {(options.run / "report.html").resolve()}')
+
+
+def evaluate(options) -> None:
+    from t5x_lite import run
+
+    use_data_dir(options.tfds_data_dir)
+    for name, value in run.evaluate(options.run, step=options.step, split=options.split):
+        print(f'{name} {value:.5f}')
+
+
+def config(options) -> None:
+    from t5x_lite import printing
+
+    print(printing.explain(load(options)))
+
+
+def report(options) -> None:
+    from t5x_lite.report import write_report
+
+    print(write_report(options.run).resolve())
+
+
+def vocab(options) -> None:
+    from t5x_lite.data import train_vocabulary
+
+    train_vocabulary.run(options.to, options.files, options.size)
+    print(options.to.resolve())
+
+
+def use_data_dir(folder: str | None) -> None:
+    """Where TFDS datasets are looked for, as T5X's --tfds_data_dir."""
+    if folder is None:
+        return
+    if '://' not in folder and not os.path.isdir(folder):
+        raise ConfigError(f'--tfds_data_dir={folder}: there is no such folder')
+    os.environ['TFDS_DATA_DIR'] = folder

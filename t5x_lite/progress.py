@@ -1,0 +1,59 @@
+"""What a run says while it goes: a live bar on a terminal, plain lines in a log file."""
+# SPDX-License-Identifier: Apache-2.0
+
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class Reporter:
+    """Shows steps, loss, tokens per second, data wait and the time left; `say` prints a line."""
+
+    def __init__(self, first: int, last: int):
+        self._first, self._last = first, last
+        self._started = time.monotonic()
+        self._bar = None
+        if sys.stdout.isatty():
+            columns = (BarColumn(), TextColumn('{task.description}'), TimeElapsedColumn())
+            self._bar = Progress(*columns)
+            self._task = self._bar.add_task('compiling', total=last, completed=first)
+            self._bar.start()
+
+    def restart_clock(self) -> None:
+        """Counts the time left from now on (after the first step, which compiles)."""
+        self._started = time.monotonic()
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        line = self._line(step, values)
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=line)
+        else:
+            print(line, flush=True)
+
+    def say(self, text: str) -> None:
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def _line(self, step: int, values: Mapping[str, float]) -> str:
+        spent = time.monotonic() - self._started
+        left = spent / max(step - self._first, 1) * (self._last - step)
+        return (
+            f'step {step}/{self._last}  loss {values["train/loss"]:.4f}  '
+            f'{values["perf/tokens_per_second"]:,.0f} tok/s  '
+            f'data wait {values["perf/data_wait_share"]:.1%}  eta {duration(left)}'
+        )
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`, or `2:03` below an hour."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

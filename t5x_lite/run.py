@@ -1,0 +1,93 @@
+"""A run's folder: whose it is, what is written down about it, and its evaluation later."""
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from t5x_lite import printing
+from t5x_lite.errors import ConfigError
+from t5x_lite.experiment import Checkpoints, Experiment
+
+
+def claim(folder: Path, experiment: Experiment, name: str) -> None:
+    """Makes a run folder, or checks that the one there belongs to this experiment.
+
+    Writes `experiment.py` (the resolved run, which can be run again) and `run.json`.
+
+    Raises:
+      ConfigError: the folder belongs to another experiment, or cannot be written.
+    """
+    source = printing.source(experiment)
+    path = folder / 'experiment.py'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_owner(folder, path.read_text(encoding='utf-8'), experiment)
+        _write(path, source)
+        _write(folder / 'run.json', json.dumps(_facts(folder, experiment, name), indent=2))
+    except OSError as error:
+        raise ConfigError(f'--run {folder}: {error.strerror}; name a folder to write to') from error
+
+
+def _check_owner(folder: Path, old: str, experiment: Experiment) -> None:
+    lines = printing.difference(old, printing.source(experiment))
+    if lines:
+        shown = '\n  '.join(lines[:12])
+        raise ConfigError(
+            f'--run {folder} belongs to another experiment:\n  {shown}\n'
+            'name another folder, or give the config that the run was started with'
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    """All of the text or nothing, and nothing of the old lost on a full disk."""
+    scratch = path.with_suffix('.new')
+    scratch.write_text(text, encoding='utf-8')
+    os.replace(scratch, path)
+
+
+def _facts(folder: Path, experiment: Experiment, name: str) -> dict:
+    """What the report says of a run that no metric says."""
+    import jax
+
+    from t5x_lite import step
+
+    devices = jax.devices()
+    shapes = jax.tree.leaves(step.abstract_model(experiment))
+    old = folder / 'run.json'
+    started = json.loads(old.read_text())['started'] if old.exists() else time.time()
+    sizes = experiment.mesh.resolve(len(devices))
+    return {
+        'name': Path(name).stem,
+        'started': started,
+        'command': shlex.join(['t5x-lite', *sys.argv[1:]]),
+        'parameters': sum(x.size for x in shapes),
+        'devices': f'{len(devices)} x {devices[0].device_kind}',
+        'mesh': dict(zip(('data', 'fsdp', 'model'), sizes, strict=True)),
+        'versions': {'python': sys.version.split()[0], 'jax': jax.__version__},
+        'tokens_per_step': experiment.tokens_per_step,
+        'steps': experiment.steps,
+    }
+
+
+def evaluate(folder: Path, *, step: int | None, split: str) -> Iterator[tuple[str, float]]:
+    """(name, value) of every held-out loss of a run's checkpoint, on the whole of a split."""
+    from t5x_lite import config, sharding
+    from t5x_lite import step as steps
+    from t5x_lite.checkpoint import Checkpointer
+    from t5x_lite.evaluate import LossEval
+
+    if not (folder / 'experiment.py').exists():
+        raise ConfigError(f'{folder}: no run is there (experiment.py is missing)')
+    experiment = config.load(folder / 'experiment.py').experiment
+    mesh = sharding.make_mesh(experiment.mesh)
+    like = steps.abstract_state(experiment, mesh).params
+    checkpoints = Checkpointer(folder / 'checkpoints', Checkpoints())
+    number, params = checkpoints.restore_params(step, like)
+    yield 'step', number
+    yield from LossEval(split=split, baseline=200).open(experiment, mesh)(params)

@@ -1,0 +1,232 @@
+"""The training run: build, restore, step, log, evaluate, save."""
+# SPDX-License-Identifier: Apache-2.0
+
+import collections
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from t5x_lite import metrics, sharding, step
+from t5x_lite.checkpoint import Checkpointer
+from t5x_lite.data import loader
+from t5x_lite.errors import RunError
+from t5x_lite.evaluate import Sample
+from t5x_lite.experiment import Experiment
+from t5x_lite.metrics import Mean
+from t5x_lite.progress import Reporter, duration
+from t5x_lite.report import write_report
+
+
+def train(experiment: Experiment, folder: Path) -> dict[str, float]:
+    """Trains to `experiment.steps`, from the folder's newest checkpoint if it has one.
+
+    Writes metrics.jsonl, samples.jsonl, checkpoints/, tensorboard/ and report.html, and returns
+    the last value of every metric. SIGTERM ends it early with a checkpoint.
+
+    Raises:
+      ConfigError: devices, data or vocabulary do not fit the experiment.
+      RunError: the loss is not finite, or a checkpoint cannot be written or read.
+    """
+    started = time.monotonic()
+    experiment.check_devices(jax.device_count())
+    mesh = sharding.make_mesh(experiment.mesh)
+    with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles
+        opening = pool.submit(open_streams, experiment)
+        train_step = compile_step(experiment, mesh)
+        loaders = opening.result()
+    checkpoints = Checkpointer(folder / 'checkpoints', experiment.checkpoint)
+    writer = metrics.Writer(folder)
+    state, window = restore_or_init(experiment, mesh, checkpoints, loaders)
+    evaluators = {name: e.open(experiment, mesh) for name, e in experiment.evals.items()}
+    first = int(state.step)
+    reporter = Reporter(first, experiment.steps)
+    latest, ended = {}, False
+    with contextlib.ExitStack() as stack:
+        for closing in (reporter, writer, checkpoints, *loaders.values()):
+            stack.callback(closing.close)
+        stopping = stack.enter_context(on_sigterm())
+        for now in range(first + 1, experiment.steps + 1):
+            with window.timing('data'):
+                batches = {name: next(rows) for name, rows in loaders.items()}
+            window.count_tokens(batches)
+            placed = {k: sharding.put_batch(b, mesh, experiment.rules) for k, b in batches.items()}
+            state, means = train_step(state, placed)
+            window.push(means)  # fetches the step before this one, while this one runs
+            ended = now == experiment.steps or stopping.is_set()
+            if now == first + 1:
+                window.flush()
+                reporter.say(f'first step after {duration(time.monotonic() - started)}')
+                reporter.restart_clock()
+            if now % experiment.log_every == 0 or ended:
+                latest |= log(now, window, writer, reporter)
+            due = [n for n, e in experiment.evals.items() if now % e.every == 0 or ended]
+            if due and not stopping.is_set():
+                with window.timing('eval'):
+                    latest |= evaluate(now, state.params, due, evaluators, writer, reporter, folder)
+                write_report(folder)
+            if now % experiment.checkpoint.every == 0 or ended:
+                with window.timing('save'):
+                    save(now, state, window, loaders, checkpoints, latest)
+            if stopping.is_set():
+                reporter.say(f'SIGTERM: saved step {now}; the same command goes on from there')
+                break
+    write_report(folder)
+    return latest
+
+
+def open_streams(experiment: Experiment) -> dict[str, loader.Loader]:
+    """This host's training data, a Loader for each stream."""
+    hosts = jax.process_index(), jax.process_count()
+    return {
+        name: loader.open_stream(
+            stream,
+            name,
+            seed=experiment.seed,
+            imports=experiment.imports,
+            data_shards=experiment.data_shards,
+            hosts=hosts,
+        )
+        for name, stream in experiment.streams.items()
+    }
+
+
+def compile_step(experiment: Experiment, mesh):
+    """The train step, compiled for the experiment's shapes before any data is there."""
+    state, batches = step.abstract_state(experiment, mesh), step.abstract_batches(experiment, mesh)
+    return step.make_train_step(experiment, mesh).lower(state, batches).compile()
+
+
+def restore_or_init(experiment, mesh, checkpoints, loaders):
+    """(TrainState, Window) of the newest checkpoint, its data positions set; or fresh ones."""
+    found = checkpoints.restore(step.abstract_state(experiment, mesh))
+    if found is None:
+        return step.make_init(experiment, mesh)(), Window()
+    number, state, data, means = found
+    for name, rows in loaders.items():
+        rows.restore(data[name])
+    print(f'resuming from step {number}', flush=True)
+    return state, Window({name: Mean(*sums) for name, sums in means.items()})
+
+
+def log(now: int, window: 'Window', writer, reporter) -> dict[str, float]:
+    values = window.close(now)
+    writer.write(now, values)
+    reporter.update(now, values)
+    return values
+
+
+def evaluate(now: int, params, due, evaluators, writer, reporter, folder) -> dict[str, float]:
+    """Runs the evaluators that are due; numbers go to the metrics, samples to samples.jsonl."""
+    values, samples = {}, []
+    for name in due:
+        for metric, value in evaluators[name](params):
+            if isinstance(value, Sample):
+                samples.append(value)
+            else:
+                values[f'eval/{metric}'] = value
+    with metrics.open_lines(folder / 'samples.jsonl') as file:
+        for sample in samples:
+            file.write(json.dumps({'step': now, **sample._asdict()}, ensure_ascii=False) + '\n')
+            reporter.say(f'  {sample.stream}: {sample.prompt!r} -> {sample.output!r}')
+    if values:
+        writer.write(now, values)
+        shown = (f'{name.removeprefix("eval/")} {value:.4f}' for name, value in values.items())
+        reporter.say('  eval: ' + '  '.join(shown))
+    return values
+
+
+def save(now: int, state, window: 'Window', loaders, checkpoints, latest) -> None:
+    window.flush()
+    data = {name: rows.state() for name, rows in loaders.items()}
+    means = {name: [float(x) for x in mean] for name, mean in window.means.items()}
+    checkpoints.save(now, state, data, means, latest)
+
+
+class Window:
+    """Sums of means, tokens and times since the last log line; a mean is divided when closed."""
+
+    def __init__(self, means: Mapping[str, Mean] = ()):
+        self.means = dict(means)
+        self._pending = None
+        self._clear_clocks()
+
+    def _clear_clocks(self) -> None:
+        self._seconds = collections.Counter()
+        self._steps = self._tokens = 0
+        self._began = time.monotonic()
+
+    @contextlib.contextmanager
+    def timing(self, what: str):
+        """Counts the time inside as waiting for `what`."""
+        began = time.monotonic()
+        yield
+        self._seconds[what] += time.monotonic() - began
+
+    def count_tokens(self, batches) -> None:
+        for batch in batches.values():
+            for name, array in batch.items():
+                if name.endswith('_segment_ids'):
+                    self._tokens += int(np.count_nonzero(array))
+
+    def push(self, means) -> None:
+        """Takes a step's means, still being computed, and fetches those of the step before."""
+        previous, self._pending = self._pending, means
+        self._steps += 1
+        self._fetch(previous)
+
+    def flush(self) -> None:
+        """Fetches what is pending: the device is idle when this returns."""
+        pending, self._pending = self._pending, None
+        self._fetch(pending)
+
+    def _fetch(self, means) -> None:
+        if means is None:
+            return
+        with self.timing('device'):
+            means = jax.device_get(means)
+        if not math.isfinite(means['loss'].total):
+            raise RunError(
+                f'the loss is {means["loss"].total} after {self._steps} steps of this log window; '
+                'nothing was saved since; lower the learning rate or clip gradients, then run the '
+                'same command to go on from the last checkpoint'
+            )
+        self.means = metrics.add(self.means, means)
+
+    def close(self, now: int) -> dict[str, float]:
+        """The window's values by metric name, and begins the next one."""
+        self.flush()
+        wall = time.monotonic() - self._began - self._seconds['eval'] - self._seconds['save']
+        host = wall - self._seconds['data'] - self._seconds['device']
+        values = {f'train/{name}': float(mean.value) for name, mean in self.means.items()}
+        values |= {
+            'perf/tokens_per_second': self._tokens / wall,
+            'perf/steps_per_second': self._steps / wall,
+            'perf/data_wait_share': self._seconds['data'] / wall,
+            'perf/host_ms': 1e3 * host / self._steps,
+        }
+        self.means = {}
+        self._clear_clocks()
+        return values
+
+
+@contextlib.contextmanager
+def on_sigterm():
+    """An Event that SIGTERM sets, so that the loop can save and leave."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    old = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, old)
