@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import inspect
+import re
 import runpy
 import traceback
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import NamedTuple
 from t5x_lite import gin_config
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.experiment import Experiment
+from t5x_lite.gin_config import shown
 from t5x_lite.overrides import override
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -52,7 +55,7 @@ def load(
         experiment, origins = gin_config.read(files, gin_bindings, [*search, PROJECT / 'configs'])
     elif len(files) > 1 or gin_bindings:
         raise ConfigError(
-            f'{files[0]}: --gin_file and --gin.NAME go with .gin files only; use --set for .py files'
+            f'{files[0]}: --gin_file and --gin.NAME need .gin files; use --set for a .py file'
         )
     else:
         experiment, origins = _run_python(files[0]), {'': shown(files[0])}
@@ -75,25 +78,17 @@ def find(name: str | Path, search: Sequence[Path] = ()) -> Path:
 
 
 def _nearest_config(name: Path) -> str:
-    known = {}
-    for pattern in ('configs/runs/*.gin', 'experiments/**/*.py'):
-        for file in PROJECT.glob(pattern):
-            known.setdefault(file.stem, []).append(str(file.relative_to(PROJECT)))
-    word, names = nearest(name.stem, known).split(': ')
-    return f'{word}: ' + ', '.join(f for n in names.split(', ') for f in sorted(known.get(n, [n])))
-
-
-def shown(file: Path) -> str:
-    """A file's path as messages show it: relative to the current folder where it lies below."""
-    file, here = file.resolve(), Path.cwd()
-    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+    patterns = ('configs/runs/*.gin', 'experiments/**/*.py')
+    files = [file for pattern in patterns for file in PROJECT.glob(pattern)]
+    return nearest(str(name), [str(file.relative_to(PROJECT)) for file in files])
 
 
 def _run_python(file: Path) -> Experiment:
     try:
         names = runpy.run_path(str(file), run_name=file.stem)
     except SyntaxError as error:
-        raise ConfigError(f'{shown(Path(error.filename or file))}:{error.lineno}: {error.msg}') from error
+        where = f'{shown(Path(error.filename or file))}:{error.lineno}'
+        raise ConfigError(f'{where}: {error.msg}') from error
     except Exception as error:
         raise ConfigError(f'{_line_of(error, file)}: {_told(error)}') from error
     if 'experiment' not in names:
@@ -103,10 +98,8 @@ def _run_python(file: Path) -> Experiment:
         )
     experiment = names['experiment']
     if not isinstance(experiment, Experiment):
-        fix = '; call it' if callable(experiment) else ''
-        raise ConfigError(
-            f'{shown(file)}: `experiment` must be an Experiment, not {type(experiment).__name__}{fix}'
-        )
+        kind = f'{type(experiment).__name__}{"; call it" if callable(experiment) else ""}'
+        raise ConfigError(f'{shown(file)}: `experiment` must be an Experiment, not {kind}')
     return experiment
 
 
@@ -118,4 +111,12 @@ def _line_of(error: Exception, file: Path) -> str:
 
 
 def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, ConfigError) else f'{type(error).__name__}: {error}'
+    if isinstance(error, ConfigError):
+        return str(error)
+    wrong = re.match(r"(\w+)[.\w]*\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    for frame, _ in traceback.walk_tb(error.__traceback__ if wrong else None):
+        called = frame.f_globals.get(wrong[1])
+        if callable(called):
+            known = inspect.signature(called).parameters
+            return f'{wrong[1]} has no {wrong[2]!r}; {nearest(wrong[2], known)}'
+    return f'{type(error).__name__}: {error}'

@@ -13,9 +13,13 @@ import numpy as np
 from t5x_lite import metrics, objective, sharding
 from t5x_lite.data import loader, seqio_source
 from t5x_lite.errors import ConfigError
-from t5x_lite.objectives import losses
+from t5x_lite.objective import Batch
+from t5x_lite.objectives import contrastive, losses
 
 # `open` imports what runs the model (and with it Flax): reading a config stays fast.
+
+
+EMBED_ROWS = 128  # sentences encoded at once
 
 
 class Sample(NamedTuple):
@@ -190,7 +194,11 @@ class Samples:
 
     def _first_rows(self, experiment, name, stream) -> dict[str, np.ndarray]:
         rows = loader.open_stream(
-            stream, name, split=self.split, training=False, seed=experiment.seed,
+            stream,
+            name,
+            split=self.split,
+            training=False,
+            seed=experiment.seed,
             imports=experiment.imports,
         )
         try:
@@ -248,12 +256,51 @@ class EmbedEval:
             return losses.normalise_rows(self.pool(hidden, batch['encoder_segment_ids'] > 0))
 
         def evaluate(params):
-            rows = self._rows(experiment)
-            vectors = np.concatenate([np.asarray(embed(params, rows(i))) for i in range(rows.count)])
-            for name, value in retrieval(vectors[0::2], vectors[1::2]).items():
+            queries, matches = (
+                [np.asarray(embed(params, batch)) for batch in side] for side in sides
+            )
+            for name, value in retrieval(np.concatenate(queries), np.concatenate(matches)).items():
                 yield f'{self.stream}/{name}', value
 
+        sides = self._pairs(experiment)
         return evaluate
+
+    def _pairs(self, experiment) -> tuple[list[Batch], list[Batch]]:
+        """Batches of first sentences and of the ones that follow them, in the same order."""
+        mixture, converter = experiment.streams[self.stream].mixture, contrastive.Sentences()
+        features, lengths = converter.features, {'targets': self.length}
+        vocabulary = seqio_source.vocabulary(mixture, features, experiment.imports)
+        converter.check(lengths, vocabulary)
+        documents = seqio_source.Examples(
+            mixture, features, split=self.split, imports=experiment.imports
+        )
+        queries, matches, found = [], [], 0
+        for document in documents:
+            cutter = converter.cutter(lengths, vocabulary)
+            cutter.add(document)
+            pairs = min(cutter.ready() // 2, self.pairs - found)
+            if pairs:
+                rows = cutter.take(2 * pairs)
+                batch = converter.batch(rows, lengths, vocabulary, np.zeros((2 * pairs, 0)))
+                queries.append({name: x[0::2] for name, x in batch.items()})
+                matches.append({name: x[1::2] for name, x in batch.items()})
+                found += pairs
+        if found < 2:
+            raise ConfigError(
+                f'EmbedEval: split {self.split!r} of {mixture!r} has {found} pairs of neighbouring '
+                'sentences, it needs 2 or more'
+            )
+        return _joined(queries), _joined(matches)
+
+
+def _joined(batches: list[Batch]) -> list[Batch]:
+    """The same rows in batches of one size (the last may be smaller): one or two compilations."""
+    whole = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    count = len(next(iter(whole.values())))
+    return [
+        {name: x[start : start + EMBED_ROWS] for name, x in whole.items()}
+        for start in range(0, count, EMBED_ROWS)
+    ]
 
 
 def retrieval(query_BxD: np.ndarray, match_BxD: np.ndarray) -> dict[str, float]:

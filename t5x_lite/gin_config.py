@@ -7,8 +7,8 @@
 import dataclasses
 import importlib
 import inspect
+import re
 import tokenize
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from gin import config_parser
 
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.experiment import Experiment
-from t5x_lite.overrides import convert, describe
+from t5x_lite.overrides import children, convert, declared, describe, dotted
 
 REGISTRATION = '__gin__.dynamic_registration'
 REQUIRED = 'gin.REQUIRED'
@@ -44,7 +44,9 @@ class Bound(NamedTuple):
     where: str
 
 
-def read(files: Sequence[Path], bindings: Sequence[str], search: Sequence[Path]):
+def read(
+    files: Sequence[Path], bindings: Sequence[str], search: Sequence[Path]
+) -> tuple[Experiment, dict[str, str]]:
     """The Experiment that the files bind, `bindings` on top, and the origins of its values.
 
     Raises:
@@ -57,11 +59,17 @@ def read(files: Sequence[Path], bindings: Sequence[str], search: Sequence[Path])
         book.read_binding(binding)
     if not any(target is Experiment for _, target in book.bound):
         raise ConfigError(
-            f'{_shown(files[-1])}: binds no experiment.Experiment; start with '
+            f'{shown(files[-1])}: binds no experiment.Experiment; start with '
             '`from t5x_lite import experiment` and bind experiment.Experiment.model and .streams'
         )
     builder = _Builder(book)
-    experiment = builder.call(Experiment, '', '', _shown(files[-1]))
+    try:
+        experiment = builder.call(Experiment, '', '', shown(files[-1]))
+    except RecursionError as error:
+        raise ConfigError(f'{shown(files[-1])}: its bindings form a circle') from error
+    for name, where in book.asked.items():
+        if where not in builder.used:
+            raise ConfigError(f'{where}: nothing is made from it; {nearest(name, book.keys())}')
     return experiment, builder.origins
 
 
@@ -81,29 +89,37 @@ class _Book:
         self.bound: dict[tuple[str, Any], dict[str, Bound]] = {}  # by (scope, class or function)
         self.macros: dict[str, Bound] = {}
         self.names: dict[str, Any] = {}  # what all files imported, for the command line
+        self.asked: dict[str, str] = {}  # what the command line binds, and how it says so
         self.search = search
         self.open: list[Path] = []  # files being read, each included by the one before
 
     def read_file(self, file: Path) -> None:
         if file in self.open:
-            raise ConfigError(f'{_shown(file)}: includes itself by way of {_shown(self.open[-1])}')
+            raise ConfigError(f'{shown(file)}: includes itself by way of {shown(self.open[-1])}')
         try:
             text = file.read_text(encoding='utf-8')
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f'{_shown(file)}: cannot be read: {error}') from error
+            raise ConfigError(f'{shown(file)}: cannot be read: {error}') from error
         self.open.append(file)
         names: dict[str, Any] = {}
-        for statement, where in _statements(text, lambda line: f'{_shown(file)}:{line}'):
+        for statement, where in _statements(text, lambda line: f'{shown(file)}:{line}'):
             self._take(statement, where, names)
         self.names |= names
         self.open.pop()
 
     def read_binding(self, binding: str) -> None:
-        """One of the command line; names are those that the files import or bind, or ends of them."""
-        where = f'--gin.{binding.partition("=")[0].strip()}'
+        """One of the command line; its names are those that the files import, or bind."""
+        key = binding.partition('=')[0].strip()
+        where = self.asked[key] = f'--gin.{key}'
         names = {target.__name__: target for _, target in self.bound} | self.names
         for statement, _ in _statements(binding, lambda line: f'--gin.{binding}'):
             self._take(statement, where, names)
+
+    def keys(self) -> set[str]:
+        """What the files bind, as the command line may write it; macros too."""
+        names = (((scope, t.__name__), values) for (scope, t), values in self.bound.items())
+        keys = {f'{"/".join(filter(None, n))}.{v}' for n, values in names for v in values}
+        return (keys | set(self.macros)) - set(self.asked)
 
     def _take(self, statement, where: str, names: dict[str, Any]) -> None:
         if isinstance(statement, config_parser.ImportStatement):
@@ -125,7 +141,7 @@ class _Book:
             names['gin'] = None
             return
         if 'gin' not in names:
-            raise ConfigError(f'{where}: write `from __gin__ import dynamic_registration` before it')
+            raise ConfigError(f'{where}: write `from __gin__ import dynamic_registration` first')
         try:
             module = importlib.import_module(statement.module)
         except ImportError as error:
@@ -150,8 +166,9 @@ def _statements(text: str, where: Callable[[int], str]):
         for statement in config_parser.ConfigParser(text, _Delegate()):
             yield statement, where(statement.location.line_num)
     except SyntaxError as error:
-        line = (error.text or '').strip()
-        raise ConfigError(f'{where(error.lineno)}: {error.msg.splitlines()[0]} In: {line}') from error
+        token = re.search(r"Failed to parse token ('.*')", error.msg)
+        said = f'{token[1]} is no value; put text in quotes' if token else error.msg
+        raise ConfigError(f'{where(error.lineno)}: {said} in: {(error.text or "").strip()}') from error
     except tokenize.TokenError as error:
         raise ConfigError(f'{where(error.args[1][0])}: {error.args[0]}') from error
 
@@ -174,7 +191,7 @@ def _resolve(name: str, names: Mapping[str, Any], where: str):
     first, *rest = name.split('.')
     if names.get(first) is None:
         known = [n for n, thing in names.items() if thing is not None]
-        raise ConfigError(f'{where}: {first!r} is not imported; {nearest(first, known)}')
+        raise ConfigError(f'{where}: {first!r} is not imported here; {nearest(first, known)}')
     thing = names[first]
     for part in rest:
         if not hasattr(thing, part):
@@ -211,6 +228,7 @@ class _Builder:
     def __init__(self, book: _Book):
         self.book = book
         self.origins: dict[str, str] = {}
+        self.used: set[str] = set()  # where each binding stands that a value was made from
 
     def call(self, target, scope: str, path: str, where: str):
         """The target's result, with the bindings of the scope and of those around it."""
@@ -219,11 +237,12 @@ class _Builder:
         missing = [n for n in needed if n not in bound]
         if missing:
             named = f'{scope}/{target.__name__}' if scope else target.__name__
-            raise ConfigError(f'{where}: {named} needs {", ".join(missing)}; bind {named}.{missing[0]}')
-        hints = typing.get_type_hints(target)
+            fix = f'bind {named}.{missing[0]}'
+            raise ConfigError(f'{where}: {named} needs {", ".join(missing)}; {fix}')
+        hints = declared(target)
         arguments = {}
         for name, (value, line) in bound.items():
-            value = self.build(value, scope, f'{path}.{name}' if path else name, line)
+            value = self.build(value, scope, dotted(path, name), line)
             try:
                 arguments[name] = convert(value, hints.get(name, Any))
             except TypeError as error:
@@ -232,7 +251,7 @@ class _Builder:
         try:
             result = target(**arguments)
         except ConfigError as error:
-            raise ConfigError(f'{_line_of(error, bound, where)}{error}') from error
+            raise ConfigError(f'{_line_of(error, bound, where)}: {error}') from error
         if not inspect.isclass(target):
             self._trace(result, arguments, path)
         return result
@@ -240,17 +259,19 @@ class _Builder:
     def build(self, value, scope: str, path: str, where: str):
         """A bound value with its references called and its macros filled in."""
         self.origins[path] = where
+        self.used.add(where)
         if isinstance(value, Macro):
             if value.name not in self.book.macros:
                 raise ConfigError(f'{where}: {self._unknown(value.name, path)}')
-            return self.build(self.book.macros[value.name].value, scope, path, where)
+            meant = self.book.macros[value.name]
+            return self.build(meant.value, scope, path, meant.where)
         if isinstance(value, Reference):
             inner = value.scope or scope
             if value.evaluate:
                 return self.call(value.target, inner, path, where)
             if self._bindings(value.target, inner):
                 name = value.target.__name__
-                raise ConfigError(f'{where}: @{name} is bound values, but not called; use @{name}()')
+                raise ConfigError(f'{where}: @{name} has bindings of its own; call it: @{name}()')
             return value.target
         if isinstance(value, dict):
             return {k: self.build(v, scope, f'{path}.{k}', where) for k, v in value.items()}
@@ -279,24 +300,18 @@ class _Builder:
 
 def _leaves(value, path: str):
     """(path, value) of everything inside dataclasses and mappings."""
-    children: Mapping = {}
-    if isinstance(value, Mapping):
-        children = value
-    elif dataclasses.is_dataclass(value):
-        children = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    for name, child in children.items():
-        yield f'{path}.{name}', child
-        yield from _leaves(child, f'{path}.{name}')
+    for name, (child, _) in children(value).items():
+        yield dotted(path, name), child
+        yield from _leaves(child, dotted(path, name))
 
 
 def _line_of(error: ConfigError, bound: Mapping[str, Bound], where: str) -> str:
-    """The line that binds what the message is about, unless an inner call named one already."""
-    if any(line in str(error) for _, line in bound.values()):
-        return ''
+    """The line that binds what the message is about, or that of the call."""
     lines = [line for name, (_, line) in bound.items() if f' {name}=' in str(error)]
-    return f'{lines[0] if lines else where}: '
+    return lines[0] if lines else where
 
 
-def _shown(file: Path) -> str:
+def shown(file: Path) -> str:
+    """A file's path as messages show it: relative to the current folder where it lies below."""
     file, here = file.resolve(), Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)

@@ -69,13 +69,21 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument('--smoke', action='store_true', help='a tiny twin that runs on a CPU')
     command.add_argument(
-        '--import', action='append', default=[], dest='imports', metavar='MODULE',
+        '--import',
+        action='append',
+        default=[],
+        dest='imports',
+        metavar='MODULE',
         help='a module that registers tasks',
     )
     command.add_argument('--gin_file', action='append', default=[], help='as in T5X')
     command.add_argument('--gin_search_paths', default='', help='comma-separated folders')
     command.add_argument(
-        '--gin.NAME', action='append', default=[], dest='gin_bindings', metavar='VALUE',
+        '--gin.NAME',
+        action='append',
+        default=[],
+        dest='gin_bindings',
+        metavar='VALUE',
         help='a gin binding, --gin.NAME=VALUE',
     )
     command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
@@ -83,7 +91,9 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 def _add_data(commands) -> None:
     command = commands.add_parser('vocab', help='train a SentencePiece vocabulary')
-    command.add_argument('files', nargs='*', help='JSON lines with a `text` (default: the bundled corpus)')
+    command.add_argument(
+        'files', nargs='*', help='JSON lines with a `text` (default: the bundled corpus)'
+    )
     command.add_argument('--size', type=int, default=8064, help='pieces without sentinels')
     command.add_argument('--to', required=True, type=Path, help='the model file to write')
     command.set_defaults(run_command=vocab)

@@ -4,6 +4,7 @@
 import ast
 import collections.abc
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ def override(experiment, settings: Sequence[str]):
         for name in parents:
             node = node.setdefault(name, {})
             if isinstance(node, Setting):
-                raise ConfigError(f'{setting}: {node} sets all of it already; leave one of them out')
+                raise ConfigError(f'{setting}: {node} sets all of it; leave one of them out')
         if isinstance(node.get(last), dict):
             raise ConfigError(f'{setting}: a part of it is set too; leave one of them out')
         node[last] = setting
@@ -70,13 +71,14 @@ def _parse(text: str) -> Setting:
 def _rebuild(old, hint, change: dict | Setting, path: str):
     if isinstance(change, Setting):
         return _read(change, old, hint)
-    children = _children(old, hint)
+    known = children(old, hint)
     new = {}
     for name, inner in change.items():
-        if name not in children:
-            where = f"{type(old).__name__}{f' at {path}' if path else ''}"
-            raise ConfigError(f'{_first(inner)}: {where} has no {name!r}; {nearest(name, children)}')
-        new[name] = _rebuild(*children[name], inner, f'{path}.{name}' if path else name)
+        if name not in known:
+            names = nearest(name, known) if known else f'it is {old!r}'
+            where = path or type(old).__name__
+            raise ConfigError(f'{_first(inner)}: {where} has no {name!r}; {names}')
+        new[name] = _rebuild(*known[name], inner, dotted(path, name))
     if isinstance(old, Mapping):
         return {**old, **new}
     try:
@@ -92,14 +94,19 @@ def _first(change: dict | Setting) -> Setting:
     return change
 
 
-def _children(value, hint) -> dict[str, tuple[Any, Any]]:
+def dotted(path: str, name) -> str:
+    """The path of what is under `name` at `path`."""
+    return f'{path}.{name}' if path else str(name)
+
+
+def children(value, hint=Any) -> dict[str, tuple[Any, Any]]:
     """{name: (value, declared type)} of a dataclass's fields or a mapping's items."""
     if isinstance(value, Mapping):
         args = typing.get_args(hint)
         return {key: (child, args[1] if len(args) == 2 else Any) for key, child in value.items()}
     if dataclasses.is_dataclass(value):
-        hints = typing.get_type_hints(type(value))
-        return {f.name: (getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value)}
+        hints = declared(type(value))
+        return {name: (getattr(value, name), hint) for name, hint in hints.items()}
     return {}
 
 
@@ -110,7 +117,8 @@ def _read(setting: Setting, old, hint):
     except (ValueError, SyntaxError):
         value = setting.text
     if hint is Any or getattr(hint, '_is_protocol', False):
-        hint = type(old) if dataclasses.is_dataclass(old) or type(old) in (bool, int, float) else Any
+        known = dataclasses.is_dataclass(old) or type(old) in (bool, int, float)
+        hint = type(old) if known else Any
     for candidate in (value, setting.text):
         try:
             return convert(candidate, hint)
@@ -123,16 +131,25 @@ def _fix(value, old, setting: Setting) -> str:
     if dataclasses.is_dataclass(old):
         inner = dataclasses.fields(old)
         example = f'{setting.path}.{inner[0].name}=..., or ' if inner else ''
-        return f'; set {example}choose another {type(old).__name__} in the config file'
+        return f'; set {example}choose another in the config file'
     if callable(old):
-        return '; choose it in the config file'
+        return '; choose another in the config file'
     if type(value) is float and value.is_integer():
         return f'; try {setting.path}={int(value)}'
     return f'; try {setting.path}={old!r}'
 
 
+def declared(target) -> dict[str, Any]:
+    """Declared types of a dataclass's fields or a function's parameters; Any for a string."""
+    if dataclasses.is_dataclass(target):
+        kinds = {field.name: field.type for field in dataclasses.fields(target)}
+    else:
+        kinds = inspect.get_annotations(target) if inspect.isfunction(target) else {}
+    return {name: Any if isinstance(hint, str) else hint for name, hint in kinds.items()}
+
+
 def convert(value, hint):
-    """The value as its declared type wants it (5 becomes 5.0 for a float); TypeError if it cannot."""
+    """The value as its declared type has it (5 as 5.0 for a float); TypeError if it cannot be."""
     kind, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind is Any or getattr(kind, '_is_protocol', False):
         return value

@@ -52,9 +52,7 @@ def state_shardings(experiment: Experiment, mesh) -> TrainState:
 
 def make_init(experiment: Experiment, mesh):
     """A jitted function () -> TrainState whose arrays are made where they live."""
-    return jax.jit(
-        lambda: init_state(experiment), out_shardings=state_shardings(experiment, mesh)
-    )
+    return jax.jit(lambda: init_state(experiment), out_shardings=state_shardings(experiment, mesh))
 
 
 def batch_means(experiment: Experiment, model, batches, key=None) -> dict[str, Mean]:
@@ -134,9 +132,7 @@ def train_step(experiment: Experiment, model_of_params, state: TrainState, batch
 
     The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`.
     """
-    total, means, grads = gradients(
-        experiment, model_of_params, state.params, batches, state.step
-    )
+    total, means, grads = gradients(experiment, model_of_params, state.params, batches, state.step)
     optimizer = experiment.optimizer.build()
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -193,5 +189,3 @@ def abstract_state(experiment: Experiment, mesh) -> TrainState:
         shapes,
         state_shardings(experiment, mesh),
     )
-
-

@@ -148,7 +148,9 @@ class Loader:
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
         """Batches of all this host's shards, until the last of them ends."""
         rows = self._shards[0]._rows
-        empty = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in self._spec.items()}
+        empty = {
+            name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in self._spec.items()
+        }
         while True:
             parts = [next(shard, None) for shard in self._shards]
             if all(part is None for part in parts):

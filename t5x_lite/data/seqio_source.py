@@ -15,7 +15,7 @@ from t5x_lite.errors import ConfigError, nearest
 
 def import_seqio():
     """seqio, after TensorFlow was told to be quiet and to leave accelerators alone (8 s)."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     import tensorflow as tf
 
     tf.config.set_visible_devices([], 'GPU')
@@ -39,7 +39,9 @@ def find(mixture: str, imports: Iterable[str] = ()):
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError(f'Experiment: imports: {module!r} does not import: {error}') from error
+            raise ConfigError(
+                f'Experiment: imports: {module!r} does not import: {error}'
+            ) from error
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     if mixture not in known:
         raise ConfigError(

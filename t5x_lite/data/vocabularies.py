@@ -57,6 +57,16 @@ class VocabularyInfo:
     bytes_per_token: np.ndarray
     pieces: tuple[str, ...]
 
+    def text(self, ids) -> str:
+        """The text of ids up to the first EOS; padding left out, special tokens by name."""
+        out = b''
+        for id in ids:
+            if id == self.eos:
+                break
+            if id != self.pad:
+                out += _bytes(self.pieces[id])
+        return out.decode(errors='replace')
+
 
 def bundled() -> seqio.SentencePieceVocabulary:
     """The shipped vocabulary: 8064 pieces and 128 sentinels, `<extra_id_0>` = 8191.
@@ -133,7 +143,7 @@ def _info(pieces: Sequence[str], control: Sequence[bool], ends: dict) -> Vocabul
     special = np.array(control, bool)
     known = [*ends.values(), *named.values(), *modes.values(), *sentinels]
     special[[i for i in known if i is not None]] = True
-    widths = np.array([_width(piece) for piece in pieces], np.int32)
+    widths = np.array([len(_bytes(piece)) for piece in pieces], np.int32)
     widths[special] = 0
     special.flags.writeable = widths.flags.writeable = False  # shared by all who ask
     return VocabularyInfo(
@@ -153,5 +163,8 @@ def _sentinels(pieces: Sequence[str]) -> tuple[int, ...]:
     return tuple(found[k] for k in sorted(found))
 
 
-def _width(piece: str) -> int:
-    return 1 if _BYTE.fullmatch(piece) else len(piece.replace('▁', ' ').encode())
+def _bytes(piece: str) -> bytes:
+    """What a piece stands for in UTF-8; a special piece stands for its own name."""
+    if _BYTE.fullmatch(piece):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace('▁', ' ').encode()

@@ -62,7 +62,9 @@ class ModelConfig:
         for name, known in (('dtype', DTYPES), ('remat', REMAT)):
             if getattr(self, name) not in known:
                 value = getattr(self, name)
-                raise ConfigError(f'ModelConfig: {name}={value!r} is unknown; {nearest(value, known)}')
+                raise ConfigError(
+                    f'ModelConfig: {name}={value!r} is unknown; {nearest(value, known)}'
+                )
         if isinstance(self.positions, Rope) and self.kv % 2:
             raise ConfigError(
                 f'ModelConfig: head_size={self.kv} must be even for Rope; try {self.kv + 1}'

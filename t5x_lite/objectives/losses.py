@@ -76,7 +76,9 @@ class TokenLoss:
         ):
             value = getattr(self, field)
             if value not in known:
-                raise ConfigError(f'TokenLoss: {field}={value!r} is unknown; {nearest(value, known)}')
+                raise ConfigError(
+                    f'TokenLoss: {field}={value!r} is unknown; {nearest(value, known)}'
+                )
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
                 f'TokenLoss: label_smoothing={self.label_smoothing} must be in [0, 1); try 0.1'
@@ -134,7 +136,9 @@ class ContrastiveLoss:
 
     def __post_init__(self):
         if self.temperature <= 0:
-            raise ConfigError(f'ContrastiveLoss: temperature={self.temperature} must be > 0; try 0.05')
+            raise ConfigError(
+                f'ContrastiveLoss: temperature={self.temperature} must be > 0; try 0.05'
+            )
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
         mask_BxL = batch['encoder_segment_ids'] > 0

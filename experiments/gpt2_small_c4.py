@@ -1,0 +1,31 @@
+"""GPT-2 of 124 M parameters on C4, half a million tokens per step.
+
+    t5x-lite train experiments/gpt2_small_c4.py --run runs/gpt2_small_c4
+
+Data: `c4/en` in the folder named by --tfds_data_dir. Hardware: TPU or GPU.
+GPT-2 did not publish its rates: these are those of GPT-3 (Brown et al. 2020, table 2.1).
+"""
+# SPDX-License-Identifier: Apache-2.0
+
+from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.model.presets import gpt2_small
+from t5x_lite.objectives.causal_lm import causal_lm
+from t5x_lite.optim import gpt_adamw
+from t5x_lite.schedules import Cosine
+
+STEPS = 600_000
+
+experiment = Experiment(
+    model=gpt2_small(dtype='bfloat16'),
+    streams={
+        'clm': Stream(
+            mixture='c4_en',
+            objective=causal_lm(separate=False),
+            lengths={'targets': 1024},
+            batch_size=512,
+        )
+    },
+    optimizer=gpt_adamw(Cosine(peak=6e-4, warmup=2_000, steps=STEPS, floor=0.1)),
+    steps=STEPS,
+    imports=('t5x_lite.data.tasks.c4',),
+)

@@ -1,0 +1,35 @@
+"""Span corruption on the bundled corpus with 4 + 4 layers of width 256.
+
+    t5x-lite train experiments/span_mini.py --run runs/span_mini
+
+Hardware: a CPU with 2 cores, some minutes; or any accelerator.
+"""
+# SPDX-License-Identifier: Apache-2.0
+
+from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.model.presets import encoder_decoder_mini
+from t5x_lite.objectives.span_corruption import span_corruption
+from t5x_lite.optim import AdamW
+from t5x_lite.schedules import Cosine
+
+STEPS = 2_000
+
+experiment = Experiment(
+    model=encoder_decoder_mini(),
+    streams={
+        'span': Stream(
+            mixture='corpus_en_pd',
+            objective=span_corruption(),
+            lengths={'inputs': 128, 'targets': 32},
+            batch_size=32,
+        )
+    },
+    optimizer=AdamW(
+        learning_rate=Cosine(peak=0.001, warmup=200, steps=STEPS, floor=0.1),
+        weight_decay=0.1,
+        b2=0.98,
+        clip=1.0,
+    ),
+    steps=STEPS,
+    imports=('t5x_lite.data.tasks.corpus_en_pd',),
+)
