@@ -2,7 +2,7 @@
 
     t5x-lite train experiments/multi_mini.py --run runs/multi_mini
 
-Hardware: a CPU with 2 cores, some minutes; or any accelerator.
+Hardware: a CPU with 2 cores, or any accelerator.
 The encoder learns from the first stream, the decoder from the second, the embedding from both.
 """
 # SPDX-License-Identifier: Apache-2.0

@@ -2,7 +2,7 @@
 
     t5x-lite train experiments/simcse_mini.py --run runs/simcse_mini
 
-Hardware: a CPU with 2 cores, some minutes; or any accelerator.
+Hardware: a CPU with 2 cores, or any accelerator.
 The two views of a sentence differ in their dropout masks: dropout must stay above 0.
 """
 # SPDX-License-Identifier: Apache-2.0

@@ -2,7 +2,7 @@
 
     t5x-lite train experiments/span_mini.py --run runs/span_mini
 
-Hardware: a CPU with 2 cores, some minutes; or any accelerator.
+Hardware: a CPU with 2 cores, or any accelerator.
 """
 # SPDX-License-Identifier: Apache-2.0
 

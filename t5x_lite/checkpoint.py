@@ -92,7 +92,7 @@ class Checkpointer:
         self._guard(lambda: self._manager.save(step, args=items, metrics=metrics))
 
     def restore(self, like) -> tuple[int, Any, dict, dict] | None:
-        """(step, state, data, window) of the newest readable checkpoint, placed like `like`; or None.
+        """(step, state, data, window) of the newest readable checkpoint like `like`, or None.
 
         Steps that cannot be read are set aside under another name, with a warning, if an earlier
         one can; RunError if there are checkpoints and none can.
@@ -153,8 +153,8 @@ class Checkpointer:
         except Exception as error:
             raise RunError(
                 f'checkpoint: saving to {self.folder} failed: {_first_line(error)}; saved steps '
-                f'{sorted(self._manager.all_steps())} are whole; make room or mend the folder, then '
-                'run the same command to go on from there'
+                f'{sorted(self._manager.all_steps())} are whole; make room or mend the folder, '
+                'then run the same command to go on from there'
             ) from error
 
     def _set_aside(self, step: int, reason: str, taken: int) -> None:

@@ -1,4 +1,4 @@
-"""Config files: load(path, overrides) makes a .py or .gin file an Experiment; only here is gin."""
+"""Config files: load(path, overrides) makes a .py or .gin file an Experiment."""
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from t5x_lite import gin_config
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.experiment import Experiment
-from t5x_lite.gin_config import shown
+from t5x_lite.gin_parser import shown
 from t5x_lite.overrides import override
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -126,7 +126,9 @@ def _count(counts: dict, batch, stream, experiment) -> None:
         if side:
             new = count_targets(batch, side, info.bytes_per_token)
             old = counts.get(name)
-            counts[name] = new if old is None else Counted(*(a + b for a, b in zip(old, new)))
+            counts[name] = (
+                new if old is None else Counted(*(a + b for a, b in zip(old, new, strict=True)))
+            )
 
 
 def summarise(stream, objective_, totals, counts, unigram=None) -> Iterator[tuple[str, float]]:

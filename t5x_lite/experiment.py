@@ -30,13 +30,13 @@ class Stream:
         for name, length in self.lengths.items():
             if type(length) is not int or length < 1:
                 raise ConfigError(
-                    f"Stream '{self.mixture}': lengths[{name!r}]={length!r} must be an integer of 1 "
-                    'or more'
+                    f"Stream '{self.mixture}': lengths[{name!r}]={length!r} must be an integer of "
+                    '1 or more'
                 )
         if type(self.batch_size) is not int or self.batch_size < 1:
             raise ConfigError(
-                f"Stream '{self.mixture}': batch_size={self.batch_size!r} must be an integer of 1 or "
-                'more'
+                f"Stream '{self.mixture}': batch_size={self.batch_size!r} must be an integer of 1 "
+                'or more'
             )
         if not callable(self.weight) and self.weight < 0:
             raise ConfigError(f"Stream '{self.mixture}': weight={self.weight} must be 0 or more")

@@ -66,7 +66,7 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What we do with a text: converter (data to batch), forward (a path through the model), terms."""
+    """What we do with a text: converter (to batches), forward (a path through the model), terms."""
 
     converter: Converter
     forward: Callable[..., Outputs]

@@ -128,7 +128,7 @@ def whole(mesh: Mesh) -> NamedSharding:
 
 
 def like_params(tree, params, where, mesh: Mesh):
-    """Shardings for an optimizer's state: each array lies like the parameter whose path ends its own.
+    """Shardings for an optimizer's state: an array lies like the parameter whose path ends its own.
 
     A factored moment, which lacks dimensions of its parameter, keeps those it has; what belongs to
     no parameter is copied everywhere. `params` are shapes, `where` their shardings.

@@ -85,7 +85,7 @@ def raw_length(inputs_length: int, density: float, mean_span: float) -> tuple[in
     noise, spans = span_counts(lengths, density, mean_span)
     inputs, targets = lengths - noise + spans + 1, noise + spans + 1
     last = np.searchsorted(inputs, inputs_length, side='right') - 1  # inputs never decrease
-    if density == 0.5 and targets[last] > inputs_length:
+    if density == 0.5 and targets[last] > inputs[last]:
         last -= 1
     return int(lengths[last]), int(targets[last])
 
@@ -114,7 +114,7 @@ def span_mask(
         ],
         axis=-1,
     )
-    ends_BxS = np.cumsum(parts_BxSx2.reshape(len(lengths_B), -1), axis=1)
+    ends_BxS = np.cumsum(parts_BxSx2.reshape(-1, 2 * most_spans), axis=1)
     turns_BxL = _histogram(ends_BxS, width + 1)[:, :width]  # from text to noise or back
     return (np.cumsum(turns_BxL, axis=1) % 2 == 1) & (np.arange(width) < lengths_B[:, None])
 

@@ -137,7 +137,7 @@ class Concatenate(_Lines):
     def take(self, count: int) -> Rows:
         size = count * self._length
         fold = lambda x: np.pad(x, (0, size - len(x))).reshape(count, self._length)
-        used_BxL = np.arange(size).reshape(count, -1) < self._tokens.size
+        used_BxL = np.arange(size).reshape(count, self._length) < self._tokens.size
         tokens_BxL, starts_BxL = fold(self._tokens.take(size)), fold(self._marks.take(size))
         index_L = np.arange(self._length, dtype=np.int32)
         starts_BxL = starts_BxL | (index_L == 0)

@@ -274,10 +274,10 @@ class Model(nnx.Module):
         return constrain(logits_BxLxV, 'batch', 'length', 'vocab')
 
 
-def _positions(tokens_BxL, positions_BxL):
+def _positions(tokens_BxL, positions_BxL, start=0):
     if positions_BxL is not None:
         return positions_BxL
-    return jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1])[None], tokens_BxL.shape)
+    return jnp.broadcast_to(start + jnp.arange(tokens_BxL.shape[1])[None], tokens_BxL.shape)
 
 
 def build(config: ModelConfig, heads=None, seed: int = 0) -> Model:

@@ -15,7 +15,9 @@ NORMALISATIONS = ('tokens', 'examples', 'constant', 'none')
 def cross_entropy(
     logits_BxLxV, targets_BxL, *, z_loss: float = 0.0, label_smoothing: float = 0.0, smoothing='t5x'
 ):
-    """Token losses [B, L] and their plain negative log-likelihoods [B, L], both in nats, float32.
+    """Token losses [B, L], their plain negative log-likelihoods, and whether each is right.
+
+    Losses are in nats, float32. A target is right if no other class scores higher.
 
     `z_loss` adds z_loss * log(Z)^2 (T5X). Label smoothing e, with V classes: `t5x` gives the wrong
     classes e / (V - 1) and subtracts that target's entropy, so that a perfect match costs 0;
@@ -38,7 +40,8 @@ def cross_entropy(
             loss_BxL = (1.0 - label_smoothing) * nll_BxL + low * total_BxL
     if z_loss:
         loss_BxL = loss_BxL + z_loss * jnp.square(log_z_BxL)
-    return loss_BxL, nll_BxL
+    # The maximum is logsumexp's own: an argmax would cost a pass over the logits.
+    return loss_BxL, nll_BxL, picked_BxL >= logits.max(-1)
 
 
 def normalised(loss_BxL, weights_BxL, normalise: str, constant: float = 1.0) -> Mean:
@@ -89,7 +92,7 @@ class TokenLoss:
         logits_BxLxV = head(hidden_BxLxD, model) if head else model.logits(hidden_BxLxD)
         targets_BxL = batch[f'{self.side}_target_tokens']
         weights_BxL = batch[f'{self.side}_loss_weights']
-        loss_BxL, nll_BxL = cross_entropy(
+        loss_BxL, nll_BxL, right_BxL = cross_entropy(
             logits_BxLxV,
             targets_BxL,
             z_loss=self.z_loss,
@@ -97,7 +100,6 @@ class TokenLoss:
             smoothing=self.smoothing,
         )
         count = weights_BxL.sum()
-        right_BxL = (jnp.argmax(logits_BxLxV, axis=-1) == targets_BxL).astype(jnp.float32)
         return {
             'loss': normalised(loss_BxL, weights_BxL, self.normalise, self.constant),
             'nll': Mean((nll_BxL * weights_BxL).sum(), count),
@@ -126,8 +128,8 @@ def normalise_rows(x_BxD):
 class ContrastiveLoss:
     """SimCSE (Gao et al. 2021): each row's two views find each other among the global batch.
 
-    loss_i = -log softmax_j(cos(x_i, y_j) / temperature)[i], averaged over real rows. Rows with
-    `encoder_loss_weights` all zero are padding: neither anchors nor negatives. `accuracy` is the
+    loss_i = -log softmax_j(cos(x_i, y_j) / temperature)[i], averaged over real rows. Rows without
+    a segment are padding: neither anchors nor negatives. `accuracy` is the
     share of rows whose own second view scores highest, ties counted against the model.
     """
 
@@ -153,7 +155,7 @@ class ContrastiveLoss:
 
 
 def in_batch_loss(x_BxD, y_BxD, real_B, temperature: float) -> dict[str, Mean]:
-    """In-batch softmax loss of unit vectors x against y (rows of both axes are the global batch)."""
+    """In-batch softmax loss of unit vectors x against y; rows are the global batch."""
     batch = x_BxD.shape[0]
     scores_BxB = jnp.einsum('ID,JD->IJ', x_BxD, y_BxD) / temperature
     scores_BxB = jnp.where(real_B[None, :], scores_BxB, -1e9)

@@ -30,8 +30,12 @@ def concatenated(*documents, **settings):
 
 def test_documents_are_joined_with_eos_and_cut():
     _, rows = concatenated([5, 6], [7, 8, 9, 10], [0, 11], length=5, eos=1, separate=True)
-    np.testing.assert_array_equal(rows.tokens, [[5, 6, 1, 7, 8], [9, 10, 1, 0, 11], [1, 0, 0, 0, 0]])
-    np.testing.assert_array_equal(rows.segments, [[1, 1, 1, 2, 2], [1, 1, 1, 2, 2], [1, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        rows.tokens, [[5, 6, 1, 7, 8], [9, 10, 1, 0, 11], [1, 0, 0, 0, 0]]
+    )
+    np.testing.assert_array_equal(
+        rows.segments, [[1, 1, 1, 2, 2], [1, 1, 1, 2, 2], [1, 0, 0, 0, 0]]
+    )
     np.testing.assert_array_equal(
         rows.positions, [[0, 1, 2, 0, 1], [0, 1, 2, 0, 1], [0, 0, 0, 0, 0]]
     )
