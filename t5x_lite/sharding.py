@@ -106,13 +106,15 @@ def shardings(model, mesh: Mesh, rules: Mapping = RULES) -> dict:
         axes = param.get_metadata().get('axes') or (None,) * len(param.shape)
         axes = ('layers',) * (len(param.shape) - len(axes)) + tuple(axes)
         named = NamedSharding(mesh, spec(axes, rules))
-        _check_divides('/'.join(map(str, path)), param.shape, axes, named)
+        units = param.get_metadata().get('units') or param.shape
+        _check_divides('/'.join(map(str, path)), units[-len(axes) :], axes, named)
         out[path] = named
     return nnx.to_pure_dict(nnx.from_flat_state(out))
 
 
-def _check_divides(name: str, shape, axes, named: NamedSharding) -> None:
-    for size, axis, part in zip(shape, axes, named.spec, strict=True):
+def _check_divides(name: str, units, axes, named: NamedSharding) -> None:
+    declared = list(zip(reversed(units), reversed(axes), reversed(named.spec), strict=False))
+    for size, axis, part in declared:
         names = (part,) if isinstance(part, str) else part or ()
         ways = math.prod(named.mesh.shape[n] for n in names)
         if size % ways:

@@ -76,6 +76,7 @@ def text_task(
     vocabulary: seqio.Vocabulary | None = None,
     text_key: str = 'text',
     keep: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None = None,
+    shuffle_buffer: int = 1000,
 ) -> seqio.Task:
     """Registers a task that any objective takes: `targets`, the ids of whole documents.
 
@@ -87,6 +88,7 @@ def text_task(
       vocabulary: the bundled one if None.
       text_key: the text's feature in the source.
       keep: which examples of the source belong to the task; all if None.
+      shuffle_buffer: documents among which the next is drawn; they are made before the first one.
     """
     steps = [
         functools.partial(seqio.preprocessors.rekey, key_map={'targets': text_key}),
@@ -98,7 +100,11 @@ def text_task(
         steps.insert(0, lambda dataset: dataset.filter(keep))
     feature = seqio.Feature(vocabulary or vocabularies.bundled(), add_eos=False)
     return seqio.TaskRegistry.add(
-        name, source, preprocessors=steps, output_features={'targets': feature}
+        name,
+        source,
+        preprocessors=steps,
+        output_features={'targets': feature},
+        shuffle_buffer_size=shuffle_buffer,
     )
 
 

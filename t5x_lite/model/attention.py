@@ -30,24 +30,24 @@ def causal_mask(query_L, key_M, prefix_BxM=None):
     return mask | (inside[:, :, None] & inside[:, None, :])
 
 
-def attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, *, mask=None, bias=None, scale=1.0, rate=0.0, key=None):
-    """softmax(q k^T * scale + bias) v, [B, L, H, K]; scores and softmax in float32.
+def attend(q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, *, mask=None, bias=None, scale=1.0, rate=0.0, key=None):
+    """softmax(q k^T * scale + bias) v, [B, H, L, K]; scores and softmax in float32.
 
     H is a multiple of G: grouped-query attention shares each key-value head. `mask` is
     [1 or B, L, M] with True = may look; `bias` is [H, L, M].
     """
-    B, L, H, K = q_BxLxHxK.shape
-    G, M = k_BxMxGxK.shape[2], k_BxMxGxK.shape[1]
-    q = q_BxLxHxK.reshape(B, L, G, H // G, K)
-    scores = jnp.einsum('BLGSK,BMGK->BGSLM', q, k_BxMxGxK, preferred_element_type=jnp.float32)
+    B, H, L, K = q_BxHxLxK.shape
+    G, M = k_BxGxMxK.shape[1:3]
+    q = q_BxHxLxK.reshape(B, G, H // G, L, K)
+    scores = jnp.einsum('BGSLK,BGMK->BGSLM', q, k_BxGxMxK, preferred_element_type=jnp.float32)
     scores = scores * scale
     if bias is not None:
         scores = scores + bias.reshape(1, G, H // G, L, M).astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, HIDDEN)
-    shares = jax.nn.softmax(scores, axis=-1).astype(v_BxMxGxK.dtype)
+    shares = jax.nn.softmax(scores, axis=-1).astype(v_BxGxMxK.dtype)
     shares = dropout(shares, rate, key)
-    return jnp.einsum('BGSLM,BMGK->BLGSK', shares, v_BxMxGxK).reshape(B, L, H, K)
+    return jnp.einsum('BGSLM,BGMK->BGSLK', shares, v_BxGxMxK).reshape(B, H, L, K)
 
 
 class Attention(nnx.Module):
@@ -56,37 +56,37 @@ class Attention(nnx.Module):
     def __init__(self, config, rngs):
         D, H, G, K = config.embed, config.heads, config.groups, config.kv
         spread = lambda role, fan_in: config.init.stddev(role, fan_in, config)
-        wide = dict(bias_dims=2 if config.bias else 0)
+        wide, bias = ('embed', 'heads'), config.bias
+        q, kv = dict(bias=bias, units=(D, H)), dict(bias=bias, units=(D, G))
+        out = dict(bias=bias, units=(H, D))
         self.config = config
-        axes = ('embed', 'heads', 'kv')
-        self.query = Linear('BLD,DHK->BLHK', (D, H, K), axes, spread('query', D), rngs, **wide)
-        self.key = Linear('BMD,DGK->BMGK', (D, G, K), axes, spread('linear', D), rngs, **wide)
-        self.value = Linear('BMD,DGK->BMGK', (D, G, K), axes, spread('linear', D), rngs, **wide)
-        self.out = Linear(
-            'BLHK,HKD->BLD',
-            (H, K, D),
-            ('heads', 'kv', 'embed'),
-            spread('residual', H * K),
-            rngs,
-            bias_dims=1 if config.bias else 0,
-        )
+        self.query = Linear((D, H * K), wide, spread('query', D), rngs, **q)
+        self.key = Linear((D, G * K), wide, spread('linear', D), rngs, **kv)
+        self.value = Linear((D, G * K), wide, spread('linear', D), rngs, **kv)
+        self.out = Linear((H * K, D), ('heads', 'embed'), spread('residual', H * K), rngs, **out)
 
     def keys_values(self, memory_BxMxD, positions_BxM=None):
-        """Keys and values of a memory, [B, M, G, K] each, turned by their positions if given."""
-        k_BxMxGxK, v_BxMxGxK = self.key(memory_BxMxD), self.value(memory_BxMxD)
+        """Keys and values of a memory, [B, G, M, K] each, turned by their positions if given."""
+        k_BxGxMxK = self._heads(self.key(memory_BxMxD))
         if positions_BxM is not None:
-            k_BxMxGxK = self.config.positions.rotate(k_BxMxGxK, positions_BxM)
-        return k_BxMxGxK, v_BxMxGxK
+            k_BxGxMxK = self.config.positions.rotate(k_BxGxMxK, positions_BxM)
+        return k_BxGxMxK, self._heads(self.value(memory_BxMxD))
 
     def __call__(self, x_BxLxD, keys_values, *, positions=None, mask=None, bias=None, key=None):
         """Attention of x to keys and values, [B, L, D]."""
         config = self.config
-        q_BxLxHxK = self.query(x_BxLxD)
+        q_BxHxLxK = self._heads(self.query(x_BxLxD))
         if positions is not None:
-            q_BxLxHxK = config.positions.rotate(q_BxLxHxK, positions)
-        q_BxLxHxK = constrain(q_BxLxHxK, 'batch', 'length', 'heads', 'kv')
+            q_BxHxLxK = config.positions.rotate(q_BxHxLxK, positions)
         scale = config.kv**-0.5 if config.scale_attention else 1.0
-        y_BxLxHxK = attend(
-            q_BxLxHxK, *keys_values, mask=mask, bias=bias, scale=scale, rate=config.dropout, key=key
+        y_BxHxLxK = attend(
+            q_BxHxLxK, *keys_values, mask=mask, bias=bias, scale=scale, rate=config.dropout, key=key
         )
-        return self.out(y_BxLxHxK)
+        B, L, _ = x_BxLxD.shape
+        return self.out(y_BxHxLxK.swapaxes(1, 2).reshape(B, L, -1))
+
+    def _heads(self, x_BxLxP):
+        """[B, L, heads * K] as [B, heads, L, K]: products over heads need no transposes then."""
+        B, L, _ = x_BxLxP.shape
+        x_BxHxLxK = x_BxLxP.reshape(B, L, -1, self.config.kv).swapaxes(1, 2)
+        return constrain(x_BxHxLxK, 'batch', 'heads', 'length', 'kv')

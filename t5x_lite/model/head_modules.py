@@ -14,7 +14,7 @@ class MaskedLM(nnx.Module):
         D = config.embed
         spread = config.init.stddev('linear', D, config)
         self.activation = config.activation
-        self.dense = Linear('BLD,DE->BLE', (D, D), ('embed', None), spread, rngs, bias_dims=1)
+        self.dense = Linear((D, D), ('embed', None), spread, rngs, bias=True)
         self.norm = Norm(config)
         self.bias = nnx.Param(jnp.zeros((config.vocab,)), axes=('vocab',))
 
@@ -29,7 +29,7 @@ class Sentence(nnx.Module):
     def __init__(self, config, rngs):
         D = config.embed
         spread = config.init.stddev('linear', D, config)
-        self.dense = Linear('BD,DE->BE', (D, D), ('embed', None), spread, rngs, bias_dims=1)
+        self.dense = Linear((D, D), ('embed', None), spread, rngs, bias=True)
 
     def __call__(self, pooled_BxD):
         return jnp.tanh(self.dense(pooled_BxD))

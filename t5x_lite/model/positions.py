@@ -25,9 +25,9 @@ class NoPositions:
         """What is added to the token embeddings, [B, L, D], or None."""
         return None
 
-    def rotate(self, x_BxLxHxK, positions_BxL):
+    def rotate(self, x_BxHxLxK, positions_BxL):
         """Queries or keys, turned by their positions."""
-        return x_BxLxHxK
+        return x_BxHxLxK
 
     def bias(self, weights, query_L, key_M, bidirectional: bool):
         """What is added to attention scores, [H, L, M], or None."""
@@ -60,13 +60,13 @@ class Rope(NoPositions):
 
     base: float = 10_000.0
 
-    def rotate(self, x_BxLxHxK, positions_BxL):
-        half = x_BxLxHxK.shape[-1] // 2
+    def rotate(self, x_BxHxLxK, positions_BxL):
+        half = x_BxHxLxK.shape[-1] // 2
         frequencies_K = self.base ** -(jnp.arange(half, dtype=jnp.float32) / half)
         angles_BxLxK = positions_BxL[..., None].astype(jnp.float32) * frequencies_K[None, None]
-        cos, sin = jnp.cos(angles_BxLxK)[:, :, None], jnp.sin(angles_BxLxK)[:, :, None]
-        a, b = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
-        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BxLxHxK.dtype)
+        cos, sin = jnp.cos(angles_BxLxK)[:, None], jnp.sin(angles_BxLxK)[:, None]
+        a, b = jnp.split(x_BxHxLxK.astype(jnp.float32), 2, axis=-1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x_BxHxLxK.dtype)
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ class Cache(NamedTuple):
     `segments` marks filled positions; `length` is how many there are, the same for all rows.
     """
 
-    keys_NxBxMxGxK: jax.Array
-    values_NxBxMxGxK: jax.Array
+    keys_NxBxGxMxK: jax.Array
+    values_NxBxGxMxK: jax.Array
     segments_BxM: jax.Array
     length: jax.Array
-    memory: Any = None  # (keys, values) [N, B, M, G, K] of cross-attention
+    memory: Any = None  # (keys, values) [N, B, G, M, K] of cross-attention
     memory_segments: Any = None
 
 
@@ -48,15 +48,13 @@ class FeedForward(nnx.Module):
     """activation(x W) W', or with a gate activation(x W) * (x G) W'."""
 
     def __init__(self, config, rngs):
-        D, F = config.embed, config.mlp
-        spread = config.init.stddev('linear', D, config)
-        bias = dict(bias_dims=1 if config.bias else 0)
-        wide = dict(eqn='BLD,DF->BLF', shape=(D, F), axes=('embed', 'mlp'), stddev=spread)
+        D, F, bias = config.embed, config.mlp, config.bias
+        spread = lambda role, fan_in: config.init.stddev(role, fan_in, config)
         self.config = config
-        self.wide = Linear(**wide, rngs=rngs, **bias)
-        self.gate = Linear(**wide, rngs=rngs, **bias) if config.gated else None
-        spread = config.init.stddev('residual', F, config)
-        self.out = Linear('BLF,FD->BLD', (F, D), ('mlp', 'embed'), spread, rngs, **bias)
+        wide = ((D, F), ('embed', 'mlp'), spread('linear', D), rngs)
+        self.wide = Linear(*wide, bias=bias)
+        self.gate = Linear(*wide, bias=bias) if config.gated else None
+        self.out = Linear((F, D), ('mlp', 'embed'), spread('residual', F), rngs, bias=bias)
 
     def __call__(self, x_BxLxD, key=None):
         h_BxLxF = self.config.activation(self.wide(x_BxLxD))
@@ -117,9 +115,9 @@ class Block(nnx.Module):
 
 
 def extend(past, pairs, length):
-    """A layer's cached keys and values [B, M, G, K] with new ones written from `length` on."""
+    """A layer's cached keys and values [B, G, M, K] with new ones written from `length` on."""
     return tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), length, axis=1)
+        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), length, axis=2)
         for old, new in zip(past, pairs, strict=True)
     )
 
@@ -240,7 +238,7 @@ class Model(nnx.Module):
             else segment_mask(segments, memory_segments),
             length=start,
         )
-        past = None if cache is None else (cache.keys_NxBxMxGxK, cache.values_NxBxMxGxK)
+        past = None if cache is None else (cache.keys_NxBxGxMxK, cache.values_NxBxGxMxK)
         cross = None if cache is None else cache.memory
         hidden_BxLxD, seen = self.decoder(self.embed(tokens_BxL), context, key, past, cross)
         if cache is not None:
@@ -250,8 +248,9 @@ class Model(nnx.Module):
 
     def start_cache(self, batch: int, length: int, memory=None, memory_segments=None) -> Cache:
         """An empty cache for `length` positions; the memory's keys and values are computed here."""
-        config, shape = self.config, (self.config.decoder_layers, batch, length)
-        zeros = jnp.zeros((*shape, config.groups, config.kv), config.dtype)
+        config = self.config
+        shape = (config.decoder_layers, batch, config.groups, length, config.kv)
+        zeros = jnp.zeros(shape, config.dtype)
         cross = None
         if memory is not None:
             cross = jax.vmap(lambda block: block.cross.keys_values(memory))(self.decoder.blocks)

@@ -10,9 +10,13 @@ SOURCE = PreparedTfds(
     tfds_builder.NAME, splits={s: s for s in corpora.SPLITS}, prepare=tfds_builder.prepare
 )
 
-text_task('corpus_en_pd', SOURCE)
-text_task('austen', SOURCE, keep=lambda example: example['source'] == 'austen')
-text_task('sotu', SOURCE, keep=lambda example: example['source'] == 'sotu')
+# Few and long documents: seqio's buffer of 1000 would hold three epochs of them.
+BUFFER = 32
+
+text_task('corpus_en_pd', SOURCE, shuffle_buffer=BUFFER)
+for name in ('austen', 'sotu'):
+    own = lambda example, name=name: example['source'] == name
+    text_task(name, SOURCE, keep=own, shuffle_buffer=BUFFER)
 
 # Documents in train: seqio's examples-proportional rate would count the whole source twice.
 seqio.MixtureRegistry.add('corpus_en_pd_mix', [('austen', 239), ('sotu', 95)])
