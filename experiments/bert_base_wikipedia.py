@@ -7,7 +7,8 @@ The paper adds books, next sentences, and length 512 for the last tenth of the s
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.evaluate import LossEval
+from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import bert_base
 from t5x_lite.objectives.mlm import mlm
 from t5x_lite.optim import bert_adamw
@@ -27,5 +28,7 @@ experiment = Experiment(
     },
     optimizer=bert_adamw(BertLinear(peak=1e-4, warmup=10_000, steps=STEPS)),
     steps=STEPS,
+    evals={'loss': LossEval(every=10_000, batches=100)},
+    checkpoint=Checkpoints(every=10_000),
     imports=('t5x_lite.data.tasks.wikipedia',),
 )

@@ -6,7 +6,8 @@ Hardware: a CPU with 2 cores, or any accelerator.
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.evaluate import LossEval, Samples
+from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import decoder_mini
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.optim import AdamW
@@ -31,5 +32,7 @@ experiment = Experiment(
         clip=1.0,
     ),
     steps=STEPS,
+    evals={'loss': LossEval(every=500, baseline=200), 'samples': Samples(every=1000)},
+    checkpoint=Checkpoints(every=500),
     imports=('t5x_lite.data.tasks.corpus_en_pd',),
 )

@@ -7,7 +7,8 @@ GPT-2 did not publish its rates: these are those of GPT-3 (Brown et al. 2020, ta
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.evaluate import LossEval, Samples
+from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import gpt2_small
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.optim import gpt_adamw
@@ -27,5 +28,7 @@ experiment = Experiment(
     },
     optimizer=gpt_adamw(Cosine(peak=6e-4, warmup=2_000, steps=STEPS, floor=0.1)),
     steps=STEPS,
+    evals={'loss': LossEval(every=5_000, batches=20), 'samples': Samples(every=20_000)},
+    checkpoint=Checkpoints(every=5_000),
     imports=('t5x_lite.data.tasks.c4',),
 )

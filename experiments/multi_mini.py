@@ -7,7 +7,8 @@ The encoder learns from the first stream, the decoder from the second, the embed
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.evaluate import EmbedEval, LossEval, Samples
+from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import encoder_decoder_mini
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.contrastive import mlm_simcse
@@ -39,5 +40,11 @@ experiment = Experiment(
         clip=1.0,
     ),
     steps=STEPS,
+    evals={
+        'loss': LossEval(every=500, baseline=200),
+        'samples': Samples(every=1000),
+        'embed': EmbedEval(stream='sentences', every=500),
+    },
+    checkpoint=Checkpoints(every=500),
     imports=('t5x_lite.data.tasks.corpus_en_pd',),
 )

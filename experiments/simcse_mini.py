@@ -7,7 +7,8 @@ The two views of a sentence differ in their dropout masks: dropout must stay abo
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.evaluate import EmbedEval, LossEval
+from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import encoder_mini
 from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.optim import AdamW
@@ -32,5 +33,7 @@ experiment = Experiment(
         clip=1.0,
     ),
     steps=STEPS,
+    evals={'loss': LossEval(every=500), 'embed': EmbedEval(stream='simcse', every=500)},
+    checkpoint=Checkpoints(every=500),
     imports=('t5x_lite.data.tasks.corpus_en_pd',),
 )

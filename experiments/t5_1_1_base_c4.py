@@ -6,7 +6,8 @@ Data: `c4/en` in the folder named by --tfds_data_dir. Hardware: TPU or GPU.
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.evaluate import LossEval, Samples
+from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import t5_1_1_base
 from t5x_lite.objectives.span_corruption import span_corruption
 from t5x_lite.optim import Adafactor
@@ -25,5 +26,7 @@ experiment = Experiment(
     },
     optimizer=Adafactor(),
     steps=STEPS,
+    evals={'loss': LossEval(every=5_000, batches=10), 'samples': Samples(every=20_000)},
+    checkpoint=Checkpoints(every=5_000),
     imports=('t5x_lite.data.tasks.c4',),
 )

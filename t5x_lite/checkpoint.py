@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import itertools
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,34 +21,31 @@ log = logging.getLogger(__name__)
 
 
 class DataHandler(ocp.CheckpointHandler):
-    """Positions of the data, {stream: Loader.state()}, one file for each host."""
+    """Positions of the data, {stream: Loader.state()}; each host writes a file and reads all."""
 
     def save(self, directory, args):
         arrays = {}
         for stream, state in args.item.items():
             arrays[f'{stream}|skip'] = np.int64(state['skip'])
-            for i, shard in enumerate(state['shards'] or ()):
-                arrays |= {f'{stream}|{i}|{name}': value for name, value in shard.items()}
-        np.savez(directory / self._file(), **arrays)
+            for index, shard in state['shards'].items():
+                arrays |= {f'{stream}|{index}|{name}': value for name, value in shard.items()}
+        np.savez(directory / f'host_{jax.process_index()}.npz', **arrays)
 
     def restore(self, directory, args=None):
         states = {}
-        with np.load(directory / self._file()) as arrays:
-            for key in arrays.files:
-                stream, *rest = key.split('|', 2)
-                state = states.setdefault(stream, {'skip': 0, 'shards': None})
-                if rest == ['skip']:
-                    state['skip'] = int(arrays[key])
-                    continue
-                state['shards'] = state['shards'] or {}
-                state['shards'].setdefault(int(rest[0]), {})[rest[1]] = arrays[key]
-        for state in states.values():
-            if state['shards']:
-                state['shards'] = [state['shards'][i] for i in sorted(state['shards'])]
+        for file in sorted(Path(directory).glob('host_*.npz')):
+            with np.load(file) as arrays:
+                for key, value in arrays.items():
+                    stream, *rest = key.split('|', 2)
+                    state = states.setdefault(stream, {'shards': {}})
+                    if rest == ['skip']:
+                        state['skip'] = int(value)
+                    else:
+                        index, name = rest
+                        state['shards'].setdefault(int(index), {})[name] = value
+        if not states:
+            raise FileNotFoundError(f'{directory}: no position of the data')
         return states
-
-    def _file(self) -> str:
-        return f'host_{jax.process_index()}_of_{jax.process_count()}.npz'
 
 
 @ocp.args.register_with_handler(DataHandler, for_save=True, for_restore=True)
@@ -69,6 +68,7 @@ class Checkpointer:
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_preservation(plan),
+                best_fn=_goodness(plan) if plan.best else None,  # else metrics are not saved
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
             ),
@@ -158,7 +158,9 @@ class Checkpointer:
             ) from error
 
     def _set_aside(self, step: int, reason: str, taken: int) -> None:
-        source, target = self.folder / str(step), self.folder / f'damaged-{step}'
+        source = self.folder / str(step)
+        names = (f'damaged-{step}' + '-again' * i for i in itertools.count())
+        target = next(p for p in map(self.folder.joinpath, names) if not p.exists())
         log.warning(
             'checkpoint %s cannot be read (%s); kept as %s, falling back to step %d',
             source,
@@ -179,12 +181,15 @@ def _preservation(plan):
     if plan.keep_every:
         keep.append(policies.EveryNSteps(plan.keep_every))
     if plan.best:
-        sign = 1.0 if plan.highest else -1.0
         keep.append(
             policies.BestN(
-                get_metric_fn=lambda metrics: sign * metrics[plan.best],
-                n=1,
-                keep_checkpoints_without_metrics=False,
+                get_metric_fn=_goodness(plan), n=1, keep_checkpoints_without_metrics=False
             )
         )
     return policies.AnyPreservationPolicy(keep)
+
+
+def _goodness(plan):
+    sign = 1.0 if plan.highest else -1.0
+    # A run may name another metric when it is started again: what lacks it is never the best.
+    return lambda metrics: sign * metrics[plan.best] if plan.best in metrics else -math.inf

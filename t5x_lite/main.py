@@ -4,6 +4,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from t5x_lite import __version__
@@ -13,7 +14,12 @@ from t5x_lite.errors import ConfigError, RunError
 
 
 def main(arguments=None) -> None:
-    """Runs one command. Exit status: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
+    """Runs one command. Exit status: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+
+    The current folder is importable, as with `python -m`: modules of tasks may lie in it.
+    """
+    if not {'', os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
     options = parser().parse_args(_gin_equals(sys.argv[1:] if arguments is None else arguments))
     try:
         options.run_command(options)
@@ -114,32 +120,56 @@ def load(options):
     """The experiment that the options describe, as config.Loaded."""
     from t5x_lite import config
 
+    use_data_dir(options.tfds_data_dir)
     files = [*([options.config] if options.config else []), *options.gin_file]
     if not files:
         raise ConfigError('CONFIG: name a .gin or .py file, or --gin_file=FILE')
-    overrides = list(options.set)
     loaded = config.load(
-        files[0] if len(files) == 1 else files,
-        overrides,
+        files,
+        options.set,
         gin_bindings=options.gin_bindings,
         search_paths=[p for p in options.gin_search_paths.split(',') if p],
         imports=options.imports,
     )
-    if options.smoke:
-        from t5x_lite.smoke import shrink
+    return tiny_twin(loaded) if options.smoke else loaded
 
-        loaded = loaded._replace(experiment=shrink(loaded.experiment))
-    return loaded
+
+def tiny_twin(loaded):
+    """The config.Loaded of `--smoke`; says which mixtures were replaced."""
+    from t5x_lite import smoke
+
+    old = loaded.experiment
+    new = smoke.shrink(old, data_dir='TFDS_DATA_DIR' in os.environ)
+    for name, stream in new.streams.items():
+        if stream.mixture != old.streams[name].mixture:
+            print(
+                f"--smoke: stream '{name}' reads the bundled text {stream.mixture!r} in place of "
+                f'{old.streams[name].mixture!r}; to keep it, name its folder: --tfds_data_dir=DIR',
+                file=sys.stderr,
+            )
+    changed = dict.fromkeys(smoke.changed(old, new), '--smoke')
+    return loaded._replace(experiment=new, origins={**loaded.origins, **changed})
 
 
 def train(options) -> None:
+    experiment = load(options).experiment
+
+    import jax
+
     from t5x_lite import run, train
 
-    loaded = load(options)
-    use_data_dir(options.tfds_data_dir)
-    run.claim(options.run, loaded.experiment, name=options.config or options.gin_file[0])
-    train.train(loaded.experiment, options.run)
-    print(f'report: {(options.run / "report.html").resolve()}')
+    experiment.check_devices(jax.device_count())
+    run.claim(options.run, experiment, name=options.config or options.gin_file[0])
+    values = train.train(experiment, options.run)
+    print(*outcome(values), f'report: {(options.run / "report.html").resolve()}', sep='\n')
+
+
+def outcome(values: Mapping[str, float]) -> Iterator[str]:
+    """A line for each token loss that was compared with a unigram model's on the same text."""
+    for name, unigram in values.items():
+        if name.endswith('/unigram_bits_per_byte'):
+            name = name.replace('unigram_', '')
+            yield f'held-out {name}: {values[name]:.3f} (unigram model: {unigram:.3f})'
 
 
 def evaluate(options) -> None:
@@ -173,6 +203,9 @@ def use_data_dir(folder: str | None) -> None:
     """Where TFDS datasets are looked for, as T5X's --tfds_data_dir."""
     if folder is None:
         return
-    if '://' not in folder and not os.path.isdir(folder):
-        raise ConfigError(f'--tfds_data_dir={folder}: there is no such folder')
+    if '://' not in folder and not (os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)):
+        raise ConfigError(
+            f'--tfds_data_dir={folder}: must be a folder that can be read; '
+            'name the one that holds the prepared datasets'
+        )
     os.environ['TFDS_DATA_DIR'] = folder

@@ -139,7 +139,7 @@ def train_step(experiment: Experiment, model_of_params, state: TrainState, batch
     one = jnp.float32(1.0)
     means |= {
         'loss': Mean(total, one),
-        'grad_norm': Mean(optax.tree_utils.tree_norm(grads), one),
+        'grad_norm': Mean(optax.tree.norm(grads), one),
         'learning_rate': Mean(jnp.float32(experiment.optimizer.schedule(state.step)), one),
     }
     return TrainState(state.step + 1, params, opt_state), means

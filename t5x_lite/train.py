@@ -49,7 +49,7 @@ def train(experiment: Experiment, folder: Path) -> dict[str, float]:
     evaluators = {name: e.open(experiment, mesh) for name, e in experiment.evals.items()}
     first = int(state.step)
     reporter = Reporter(first, experiment.steps)
-    latest, ended = {}, False
+    latest = {}
     with contextlib.ExitStack() as stack:
         for closing in (reporter, writer, checkpoints, *loaders.values()):
             stack.callback(closing.close)
@@ -61,22 +61,24 @@ def train(experiment: Experiment, folder: Path) -> dict[str, float]:
             placed = {k: sharding.put_batch(b, mesh, experiment.rules) for k, b in batches.items()}
             state, means = train_step(state, placed)
             window.push(means)  # fetches the step before this one, while this one runs
-            ended = now == experiment.steps or stopping.is_set()
+            values, ended, stop = {}, now == experiment.steps, stopping.is_set()
             if now == first + 1:
                 window.flush()
                 reporter.say(f'first step after {duration(time.monotonic() - started)}')
                 reporter.restart_clock()
             if now % experiment.log_every == 0 or ended:
-                latest |= log(now, window, writer, reporter)
+                values |= log(now, window, writer, reporter)
             due = [n for n, e in experiment.evals.items() if now % e.every == 0 or ended]
-            if due and not stopping.is_set():
+            if due:
                 with window.timing('eval'):
-                    latest |= evaluate(now, state.params, due, evaluators, writer, reporter, folder)
+                    values |= evaluate(now, state.params, due, evaluators, writer, reporter, folder)
                 write_report(folder)
-            if now % experiment.checkpoint.every == 0 or ended:
+            latest |= values
+            if now % experiment.checkpoint.every == 0 or ended or stop:
+                window.flush()
                 with window.timing('save'):
-                    save(now, state, window, loaders, checkpoints, latest)
-            if stopping.is_set():
+                    save(now, state, window, loaders, checkpoints, values)
+            if stop:
                 reporter.say(f'SIGTERM: saved step {now}; the same command goes on from there')
                 break
     write_report(folder)
@@ -144,11 +146,10 @@ def evaluate(now: int, params, due, evaluators, writer, reporter, folder) -> dic
     return values
 
 
-def save(now: int, state, window: 'Window', loaders, checkpoints, latest) -> None:
-    window.flush()
+def save(now: int, state, window: 'Window', loaders, checkpoints, values) -> None:
     data = {name: rows.state() for name, rows in loaders.items()}
     means = {name: [float(x) for x in mean] for name, mean in window.means.items()}
-    checkpoints.save(now, state, data, means, latest)
+    checkpoints.save(now, state, data, means, values)
 
 
 class Window:

@@ -13,8 +13,10 @@ from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
 
 # A saved position is a snapshot of the sources plus the number of batches to pass over after it.
-SNAPSHOT_EVERY = 50
+# A snapshot holds what tf.data has read ahead: some 10 MB, half a second of a thread's time.
+SNAPSHOT_EVERY = 100
 AHEAD = 4  # batches kept ready
+PATIENCE = 100_000  # examples in a row that may all be too short for a row
 
 
 class ShardBatches:
@@ -36,13 +38,7 @@ class ShardBatches:
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Arrays [rows, ...]; at the end of the data the last rows may be all zero (padding)."""
-        while self._cutter.ready() < self._rows and not self._ended:
-            example = next(self._examples, None)
-            if example is None:
-                self._cutter.flush()
-                self._ended = True
-            else:
-                self._cutter.add(example)
+        self._fill()
         count = min(self._rows, self._cutter.ready())
         if count == 0:
             raise StopIteration
@@ -54,6 +50,22 @@ class ShardBatches:
         missing = self._rows - count
         pad = lambda x: np.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1))
         return {name: pad(x) for name, x in batch.items()} if missing else batch
+
+    def _fill(self) -> None:
+        dropped = self._cutter.dropped
+        while self._cutter.ready() < self._rows and not self._ended:
+            example = next(self._examples, None)
+            if example is None:
+                self._cutter.flush()
+                self._ended = True
+                return
+            self._cutter.add(example)
+            if self._cutter.dropped - dropped > PATIENCE and not self._cutter.ready():
+                raise ConfigError(
+                    f'Stream: {self._examples.name}: {PATIENCE} examples were all too short for '
+                    f'lengths={dict(self._lengths)}; choose an objective for short texts, or join '
+                    'them in the task'
+                )
 
     def state(self) -> dict[str, np.ndarray]:
         """Flat arrays: the source's position, the cutter's remainder, the next row's number."""
@@ -77,26 +89,29 @@ class Loader:
     Iterate or call `next`; `close()` ends the thread.
     """
 
-    def __init__(self, shards: Sequence[ShardBatches], spec: Mapping):
-        self._shards, self._spec = shards, spec
+    def __init__(self, shards: Mapping[int, ShardBatches]):
+        self._shards = shards
         self._queue = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = None
-        self._snapshot, self._since = None, 0  # None: the beginning
+        self._snapshot, self._since = {}, 0
         self._skip = 0
 
     def restore(self, state: Mapping) -> None:
         """Before the first batch: go on where `state()` was taken, on any number of hosts."""
         if self._thread:
             raise RuntimeError('Loader.restore: comes before the first batch')
-        self._skip = int(state['skip'])
-        if state['shards'] is not None:
-            for shard, saved in zip(self._shards, state['shards'], strict=True):
-                shard.restore(saved)
-        self._snapshot, self._since = state['shards'], 0
+        if state['shards']:
+            for index, shard in self._shards.items():
+                shard.restore(state['shards'][index])
+            self._snapshot = {index: state['shards'][index] for index in self._shards}
+        self._since = self._skip = int(state['skip'])
 
     def state(self) -> dict:
-        """{'shards': None or a dict of arrays for each of this host's shards, 'skip': batches}."""
+        """{'shards': {index of a shard of this host: its arrays}, 'skip': batches after that}.
+
+        No shards: the beginning of the data.
+        """
         return {'shards': self._snapshot, 'skip': self._since}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -129,7 +144,7 @@ class Loader:
                 count += 1
                 snapshot = None
                 if count > self._skip and count % SNAPSHOT_EVERY == 0:
-                    snapshot = [shard.state() for shard in self._shards]
+                    snapshot = {index: shard.state() for index, shard in self._shards.items()}
                 if count > self._skip:
                     self._put(('batch', batch, snapshot))
                 if self._stop.is_set():
@@ -147,19 +162,14 @@ class Loader:
 
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
         """Batches of all this host's shards, until the last of them ends."""
-        rows = self._shards[0]._rows
-        empty = {
-            name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in self._spec.items()
-        }
         while True:
-            parts = [next(shard, None) for shard in self._shards]
-            if all(part is None for part in parts):
+            parts = [next(shard, None) for shard in self._shards.values()]
+            found = next((part for part in parts if part is not None), None)
+            if found is None:
                 return
-            parts = [empty if part is None else part for part in parts]
-            if len(parts) == 1:
-                yield parts[0]
-            else:
-                yield {name: np.concatenate([p[name] for p in parts]) for name in self._spec}
+            padding = {name: np.zeros_like(x) for name, x in found.items()}
+            parts = [padding if part is None else part for part in parts]
+            yield {name: np.concatenate([part[name] for part in parts]) for name in found}
 
 
 def open_stream(
@@ -188,8 +198,8 @@ def open_stream(
     vocabulary = seqio_source.vocabulary(stream.mixture, converter.features, imports)
     converter.check(stream.lengths, vocabulary)
     per_host = data_shards // count
-    shards = [
-        ShardBatches(
+    shards = {
+        shard: ShardBatches(
             seqio_source.Examples(
                 stream.mixture,
                 converter.features,
@@ -208,5 +218,5 @@ def open_stream(
             seed=(seed, zlib.crc32(name.encode()), shard),
         )
         for shard in range(index * per_host, (index + 1) * per_host)
-    ]
-    return Loader(shards, converter.spec(stream.lengths))
+    }
+    return Loader(shards)

@@ -1,6 +1,7 @@
 """The one door to TensorFlow: a seqio task or mixture as token ids whose position can be saved."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 import importlib
 import os
 import tempfile
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from t5x_lite.data.vocabularies import VocabularyInfo, describe
-from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.errors import ConfigError, RunError, nearest
 
 
 def import_seqio():
     """seqio, after TensorFlow was told to be quiet and to leave accelerators alone (8 s)."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # says so when it is on; nothing here needs it
     import tensorflow as tf
 
     tf.config.set_visible_devices([], 'GPU')
@@ -86,32 +88,33 @@ class Examples:
         shuffle: bool = False,
         epochs: int | None = 1,
     ):
-        seqio = import_seqio()
-        provider = find(mixture, imports)
-        if split not in (provider.splits or ()):
-            raise ConfigError(
-                f'Stream: mixture {mixture!r} has no split {split!r}; it has '
-                f'{", ".join(provider.splits)}'
-            )
-        self.name = f'{mixture}:{split}'
-        dataset = provider.get_dataset(
-            None,
-            split=split,
-            shuffle=shuffle,
-            seed=seed,
-            num_epochs=epochs,
-            shard_info=seqio.ShardInfo(shard, shards) if shards > 1 else None,
-            trim_output_features=False,
+        self.name = f'split {split!r} of {mixture!r}'
+        # A shuffled dataset gives another order each time it is read: it is made anew.
+        make = _dataset if shuffle else _dataset_once
+        part = (shard, shards) if shards > 1 else None
+        dataset = make(
+            mixture, split, tuple(features), tuple(imports), part, seed, shuffle, epochs
         )
-        features = tuple(features)
-        dataset = dataset.map(lambda example: {name: example[name] for name in features})
-        self._iterator = iter(dataset)
+        self._iterator, self._endless = iter(dataset), epochs is None
 
     def __iter__(self):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in next(self._iterator).items()}
+        import tensorflow as tf
+
+        try:
+            example = next(self._iterator, None)
+        except tf.errors.OpError as error:
+            raise RunError(f'data: {self.name} cannot be read: {error.message[:500]}') from error
+        if example is not None:
+            return {name: value.numpy() for name, value in example.items()}
+        if self._endless:
+            raise ConfigError(
+                f'Stream: {self.name} has no examples to repeat; mend the data or what the task '
+                'leaves out of it'
+            )
+        raise StopIteration
 
     def state(self) -> dict[str, np.ndarray]:
         """The position as bytes (uint8 arrays): tf.data's own iterator checkpoint."""
@@ -131,3 +134,27 @@ class Examples:
                 (Path(folder) / name).write_bytes(data.tobytes())
             checkpoint = tf.train.Checkpoint(iterator=self._iterator)
             checkpoint.read(f'{folder}/iterator').assert_consumed()
+
+
+def _dataset(mixture, split, features, imports, part, seed, shuffle, epochs):
+    seqio = import_seqio()
+    provider = find(mixture, imports)
+    if split not in (provider.splits or ()):
+        raise ConfigError(
+            f'Stream: mixture {mixture!r} has no split {split!r}; it has '
+            f'{", ".join(provider.splits)}'
+        )
+    dataset = provider.get_dataset(
+        None,
+        split=split,
+        shuffle=shuffle,
+        seed=seed,
+        num_epochs=epochs,
+        shard_info=seqio.ShardInfo(*part) if part else None,
+        trim_output_features=False,
+        try_in_mem_cache=epochs is None,
+    )
+    return dataset.map(lambda example: {name: example[name] for name in features})
+
+
+_dataset_once = functools.cache(_dataset)

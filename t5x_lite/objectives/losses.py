@@ -139,7 +139,7 @@ class ContrastiveLoss:
     def __post_init__(self):
         if self.temperature <= 0:
             raise ConfigError(
-                f'ContrastiveLoss: temperature={self.temperature} must be > 0; try 0.05'
+                f'ContrastiveLoss: temperature={self.temperature} must be above 0; try 0.05'
             )
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:

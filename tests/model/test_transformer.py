@@ -131,7 +131,9 @@ def test_remat_and_unroll_change_no_number(change):
         return jnp.square(model.logits(model.decode(x, memory=memory, key=key)[0])).mean()
 
     other = make('t5', encoder=2, decoder=2, dropout=0.1, **change)
-    for a, b in zip(*(jax.tree.leaves(jax.jit(jax.grad(loss))(m)) for m in (plain, other)), strict=True):
+    for a, b in zip(
+        *(jax.tree.leaves(jax.jit(jax.grad(loss))(m)) for m in (plain, other)), strict=True
+    ):
         close(a, b, 1e-6)
 
 

@@ -1,0 +1,128 @@
+"""Losses against their equations in float64, and their edge cases."""
+# SPDX-License-Identifier: Apache-2.0
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_lite.errors import ConfigError
+from t5x_lite.objectives.losses import (
+    ContrastiveLoss,
+    TokenLoss,
+    cross_entropy,
+    in_batch_loss,
+    normalise_rows,
+    normalised,
+    pool_mean,
+)
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(2, 3, 7)) * 3
+TARGETS = RNG.integers(0, 7, (2, 3))
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def smoothed(low, high):
+    """Cross-entropy in float64 with targets that are `high` at the gold class, `low` elsewhere."""
+    soft = np.full(LOGITS.shape, low)
+    np.put_along_axis(soft, TARGETS[..., None], high, axis=-1)
+    return -(soft * log_softmax(LOGITS)).sum(-1), -(soft * np.log(np.maximum(soft, 1e-300))).sum(-1)
+
+
+def test_cross_entropy_is_the_negative_log_likelihood():
+    loss, nll, right = cross_entropy(jnp.asarray(LOGITS), TARGETS)
+    expected = -np.take_along_axis(log_softmax(LOGITS), TARGETS[..., None], -1)[..., 0]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(nll, expected, rtol=1e-6)
+    np.testing.assert_array_equal(right, LOGITS.argmax(-1) == TARGETS)
+
+
+def test_z_loss_adds_the_squared_log_partition():
+    plain, _, _ = cross_entropy(jnp.asarray(LOGITS), TARGETS)
+    with_z, nll, _ = cross_entropy(jnp.asarray(LOGITS), TARGETS, z_loss=1e-2)
+    log_z = np.log(np.exp(LOGITS).sum(-1))
+    np.testing.assert_allclose(with_z - plain, 1e-2 * log_z**2, rtol=1e-4)
+    np.testing.assert_allclose(nll, plain)
+
+
+def test_label_smoothing_has_both_conventions():
+    # T5X: off-value e / (V - 1), minus the entropy; PyTorch: e / V on all classes.
+    cross, entropy = smoothed(0.1 / 6, 0.9)
+    loss, _, _ = cross_entropy(jnp.asarray(LOGITS), TARGETS, label_smoothing=0.1)
+    np.testing.assert_allclose(loss, cross - entropy, rtol=1e-5)
+    cross, _ = smoothed(0.1 / 7, 0.9 + 0.1 / 7)
+    loss, _, _ = cross_entropy(
+        jnp.asarray(LOGITS), TARGETS, label_smoothing=0.1, smoothing='uniform'
+    )
+    np.testing.assert_allclose(loss, cross, rtol=1e-5)
+
+
+def test_normalisations():
+    loss = jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    weights = jnp.asarray([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    assert normalised(loss, weights, 'tokens').value == pytest.approx(7 / 3)
+    assert normalised(loss, weights, 'examples').value == pytest.approx((1.5 + 4) / 2)
+    assert normalised(loss, weights, 'constant', 10.0).value == pytest.approx(0.7)
+    assert normalised(loss, weights, 'none').value == pytest.approx(7.0)
+    assert normalised(loss, 0 * weights, 'tokens').value == 0.0
+    assert normalised(loss, 0 * weights, 'examples').value == 0.0
+
+
+def expected_contrastive(x, y, temperature):
+    x, y = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (x, y))
+    return -np.diagonal(log_softmax(x @ y.T / temperature)).mean()
+
+
+def test_contrastive_loss_is_its_equation_and_padding_rows_do_not_count():
+    x, y = RNG.normal(size=(2, 6, 8))
+    units = normalise_rows(jnp.asarray(x)), normalise_rows(jnp.asarray(y))
+    out = in_batch_loss(*units, jnp.ones(6, bool), 0.05)
+    assert out['loss'].value == pytest.approx(expected_contrastive(x, y, 0.05), rel=1e-5)
+    real = jnp.asarray([True] * 4 + [False] * 2)
+    out = in_batch_loss(*units, real, 0.05)
+    assert out['loss'].value == pytest.approx(expected_contrastive(x[:4], y[:4], 0.05), rel=1e-5)
+
+
+def test_a_contrastive_batch_of_one_has_loss_0_and_no_gradient():
+    loss = lambda x: (
+        in_batch_loss(normalise_rows(x), normalise_rows(x + 1), jnp.ones(1, bool), 0.05)[
+            'loss'
+        ].total
+    )
+    x = jnp.asarray(RNG.normal(size=(1, 8)))
+    assert loss(x) == 0.0
+    np.testing.assert_array_equal(jax.grad(loss)(x), 0.0)
+
+
+def test_ties_count_against_contrastive_accuracy():
+    same = normalise_rows(jnp.ones((3, 4)))
+    assert in_batch_loss(same, same, jnp.ones(3, bool), 0.05)['accuracy'].value == 0.0
+
+
+def test_mean_pooling_ignores_padding_and_gives_0_for_a_padding_row():
+    hidden = jnp.asarray(RNG.normal(size=(2, 3, 4)))
+    mask = jnp.asarray([[True, True, False], [False] * 3])
+    pooled = pool_mean(hidden, mask)
+    np.testing.assert_allclose(pooled[0], hidden[0, :2].mean(0), rtol=1e-6)
+    np.testing.assert_array_equal(pooled[1], 0.0)
+    assert jnp.isfinite(jax.grad(lambda h: normalise_rows(pool_mean(h, mask)).sum())(hidden)).all()
+
+
+@pytest.mark.parametrize(
+    'make, words',
+    [
+        (lambda: TokenLoss(side='decode'), ['side', 'decoder']),
+        (lambda: TokenLoss(normalise='token'), ['normalise', 'tokens']),
+        (lambda: TokenLoss(label_smoothing=1.0), ['label_smoothing=1.0', '[0, 1)']),
+        (lambda: ContrastiveLoss(temperature=0), ['temperature=0', 'above 0']),
+    ],
+)
+def test_bad_settings_are_refused(make, words):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert all(word in str(error.value) for word in words)
