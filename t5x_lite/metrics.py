@@ -1,4 +1,4 @@
-"""Means that add exactly, and the writers of a run: JSONL first, TensorBoard, W&B if asked."""
+"""Means that add exactly; metrics.jsonl written and read; TensorBoard, W&B if asked."""
 # SPDX-License-Identifier: Apache-2.0
 
 import json
@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from t5x_lite.errors import RunError
 
 Scalar = Any  # a float, or a scalar array on the host or on a device
 
@@ -81,3 +83,33 @@ def _start_wandb(folder: Path):
     import wandb
 
     return wandb.init(dir=str(folder), name=folder.name, resume='allow')
+
+
+def load_metrics(path: Path) -> list[dict[str, Any]]:
+    """One dict a step, in step order: its train and eval lines merged, later lines winning.
+
+    A broken last line is what a killed run leaves and is ignored; any other raises RunError.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    for line in read_lines(path):
+        steps.setdefault(line['step'], {}).update(line)
+    return [steps[step] for step in sorted(steps)]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file, each with an integer `step`; see `load_metrics`."""
+    lines = [
+        (i, text) for i, text in enumerate(Path(path).read_bytes().split(b'\n'), 1) if text.strip()
+    ]
+    rows = []
+    for i, text in lines:
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            if i == lines[-1][0]:
+                break
+            raise RunError(f'{path}, line {i}: not JSON ({error}); mend or delete it') from error
+        if not isinstance(row, dict) or type(row.get('step')) is not int:
+            raise RunError(f'{path}, line {i}: not an object with an integer "step"; delete it')
+        rows.append(row)
+    return rows

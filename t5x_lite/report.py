@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t5x_lite.errors import ConfigError, RunError
+from t5x_lite.metrics import load_metrics, read_lines
 
 MAX_POINTS = 600  # per drawn line
 MAX_CARDS = 4
@@ -45,35 +46,6 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def load_metrics(path: Path) -> list[dict[str, Any]]:
-    """One dict a step, in step order: its train and eval lines merged, later lines winning.
-
-    A broken last line is what a killed run leaves and is ignored; any other raises RunError.
-    """
-    steps: dict[int, dict[str, Any]] = {}
-    for line in _read_lines(path):
-        steps.setdefault(line['step'], {}).update(line)
-    return [steps[step] for step in sorted(steps)]
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines = [
-        (i, text) for i, text in enumerate(Path(path).read_bytes().split(b'\n'), 1) if text.strip()
-    ]
-    rows = []
-    for i, text in lines:
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            if i == lines[-1][0]:
-                break
-            raise RunError(f'{path}, line {i}: not JSON ({error}); mend or delete it') from error
-        if not isinstance(row, dict) or type(row.get('step')) is not int:
-            raise RunError(f'{path}, line {i}: not an object with an integer "step"; delete it')
-        rows.append(row)
-    return rows
-
-
 def _read_run(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())
@@ -88,20 +60,20 @@ def _page(run_dir: Path) -> str:
     records = read('metrics.jsonl', load_metrics, [])
     run = read('run.json', _read_run, {})
     code = read('experiment.py', lambda path: path.read_text(encoding='utf-8'), '')
-    samples = read('samples.jsonl', _read_lines, [])
-    curves = _curves(records)
+    samples = read('samples.jsonl', read_lines, [])
+    curves, baselines = _references(_curves(records))
     parts = {
         'title': html.escape(str(run.get('name') or run_dir.resolve().name)),
         'subtitle': html.escape(str(run.get('description', ''))),
         'progress': _progress(records, run),
-        'headlines': _headlines(curves, run.get('baselines', {})),
+        'headlines': _headlines(curves, baselines),
         'facts': _facts(curves, records, run),
         'samples': _samples(samples),
         'numbers': _numbers(curves),
         'config': html.escape(code),
         'environment': _environment(run),
         # "<" would let a metric's name close the script element.
-        'data': json.dumps(_charts(curves, run.get('baselines', {}))).replace('<', r'\u003c'),
+        'data': json.dumps(_charts(curves, baselines)).replace('<', r'\u003c'),
     }
     template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
     return re.sub(r'\{\{(\w+)\}\}', lambda match: parts[match[1]], template)
@@ -121,6 +93,23 @@ def _curves(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
         finite = np.isfinite(values)
         curves[name] = Curve(np.asarray(steps)[finite], values[finite], int((~finite).sum()))
     return curves
+
+
+def _references(curves: dict[str, Curve]) -> tuple[dict[str, Curve], dict[str, dict]]:
+    """The curves to draw, and what a reference model reaches: {metric: {'unigram': value}}.
+
+    `unigram_loss` is the reference of `loss`; `nll` is left out where it is the loss itself.
+    """
+    drawn, baselines = {}, {}
+    for name, curve in curves.items():
+        head, _, metric = name.rpartition('/')
+        loss = curves.get(f'{head}/loss')
+        if metric.startswith('unigram_') and len(curve.values):
+            measured = f'{head}/{metric.removeprefix("unigram_")}'
+            baselines[measured] = {'unigram': float(curve.values[-1])}
+        elif metric != 'nll' or loss is None or not np.array_equal(loss.values, curve.values):
+            drawn[name] = curve
+    return drawn, baselines
 
 
 def _charts(curves: Mapping[str, Curve], baselines: Mapping[str, Mapping]) -> list[dict]:
@@ -276,7 +265,7 @@ def _numbers(curves: Mapping[str, Curve]) -> str:
 def _environment(run: Mapping[str, Any]) -> str:
     rows = ''
     for name, value in run.items():
-        if name in ('name', 'description', 'baselines'):
+        if name in ('name', 'description'):
             continue
         if name == 'started' and type(value) in (int, float):
             value = _date(value)
