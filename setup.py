@@ -19,6 +19,7 @@ DATA = [
     'tensorflow-text>=2.21,<2.22',
     'tensorflow-datasets>=4.9.10,<5',
     'sentencepiece>=0.2.2',
+    'importlib_resources',  # TFDS 4.9.10 needs it for builders of others and does not say so
 ]
 
 setup(

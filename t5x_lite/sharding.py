@@ -190,4 +190,6 @@ def batch_sharding(mesh: Mesh, rules: Mapping = RULES) -> NamedSharding:
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rules: Mapping = RULES) -> dict:
     """This host's rows of a batch as global arrays on the mesh."""
     sharding = batch_sharding(mesh, rules)
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)  # the same, in half the time
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
