@@ -16,7 +16,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from t5x_lite.errors import RunError
 
-logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells of every file it touches
+# Orbax logs every file it touches, and four times over each error that it also raises.
+logging.getLogger('absl').setLevel(logging.ERROR)
+logging.getLogger('absl').addFilter(lambda record: '/orbax/' not in record.pathname)
 log = logging.getLogger(__name__)
 
 

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import argparse
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,11 +29,16 @@ def main(arguments=None) -> None:
         sys.exit(_fail(error, 2))
     except RunError as error:
         sys.exit(_fail(error, 1))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        room = f'make room for the run and in {tempfile.gettempdir()}'
+        sys.exit(_fail(f'disk: {error}; {room}, then run the same command to go on', 1))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _fail(error: Exception, status: int) -> int:
+def _fail(error: Exception | str, status: int) -> int:
     print(f'error: {error}', file=sys.stderr)
     return status
 
@@ -189,6 +196,8 @@ def config(options) -> None:
 def report(options) -> None:
     from t5x_lite.report import write_report
 
+    if not (options.run / 'experiment.py').exists():
+        raise ConfigError(f'{options.run}: no run is there (experiment.py is missing)')
     print(write_report(options.run).resolve())
 
 

@@ -36,12 +36,17 @@ def claim(folder: Path, experiment: Experiment, name: str) -> None:
 
 def _check_owner(folder: Path, old: str, experiment: Experiment) -> None:
     lines = printing.difference(old, printing.source(experiment))
-    if lines:
-        shown = '\n  '.join(lines[:12])
-        raise ConfigError(
-            f'--run {folder} belongs to another experiment:\n  {shown}\n'
-            'name another folder, or give the config that the run was started with'
-        )
+    if not lines:
+        return
+    if not any(saved.name.isdigit() for saved in folder.glob('checkpoints/*')):
+        for name in ('metrics.jsonl', 'samples.jsonl'):  # a false start: nothing was saved
+            (folder / name).unlink(missing_ok=True)
+        return
+    shown = '\n  '.join(lines[:12])
+    raise ConfigError(
+        f'--run {folder} belongs to another experiment:\n  {shown}\n'
+        'name another folder, or give the config that the run was started with'
+    )
 
 
 def _write(path: Path, text: str) -> None:
@@ -77,6 +82,8 @@ def _facts(folder: Path, experiment: Experiment, name: str) -> dict:
 
 def evaluate(folder: Path, *, step: int | None, split: str) -> Iterator[tuple[str, float]]:
     """(name, value) of every held-out loss of a run's checkpoint, on the whole of a split."""
+    import jax
+
     from t5x_lite import config, sharding
     from t5x_lite import step as steps
     from t5x_lite.checkpoint import Checkpointer
@@ -85,6 +92,7 @@ def evaluate(folder: Path, *, step: int | None, split: str) -> Iterator[tuple[st
     if not (folder / 'experiment.py').exists():
         raise ConfigError(f'{folder}: no run is there (experiment.py is missing)')
     experiment = config.load(folder / 'experiment.py').experiment
+    experiment.check_devices(jax.device_count())
     mesh = sharding.make_mesh(experiment.mesh)
     like = steps.abstract_state(experiment, mesh).params
     checkpoints = Checkpointer(folder / 'checkpoints', Checkpoints())

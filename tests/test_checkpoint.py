@@ -163,7 +163,9 @@ def test_positions_are_restored_from_the_files_of_all_hosts(tmp_path, monkeypatc
     handler = DataHandler()
     for host in range(2):
         monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
-        shards = {i: {'row': np.int64(i), 'source/x|y': np.arange(i)} for i in (2 * host, 2 * host + 1)}
+        shards = {
+            i: {'row': np.int64(i), 'source/x|y': np.arange(i)} for i in (2 * host, 2 * host + 1)
+        }
         handler.save(tmp_path, DataArgs({'clm': {'skip': 3, 'shards': shards}}))
     state = handler.restore(tmp_path)['clm']
     assert state['skip'] == 3 and sorted(state['shards']) == [0, 1, 2, 3]

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -17,12 +18,15 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import config, main, sharding, step
+from t5x_lite import config, main, run, sharding, step
 from t5x_lite.checkpoint import Checkpointer
+from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Checkpoints
 
 STEPS = 150
 TIMEOUT = 120  # seconds that a process may take
+pytestmark = pytest.mark.timeout(7 * TIMEOUT)  # the first test waits for all of them
+
 EXPERIMENT = f"""
 from t5x_lite.evaluate import LossEval
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
@@ -33,15 +37,12 @@ from t5x_lite.optim import AdamW
 from t5x_lite.schedules import Constant
 
 sizes = dict(encoder_layers=1, decoder_layers=1, embed=32, heads=2, mlp=64, dropout=0.1)
+rows = dict(lengths={{'targets': 32}}, batch_size=8)
 experiment = Experiment(
     model=encoder_decoder_mini(**sizes),
     streams={{
-        'mlm': Stream(
-            mixture='corpus_en_pd', objective=mlm(), lengths={{'targets': 32}}, batch_size=8
-        ),
-        'clm': Stream(
-            mixture='corpus_en_pd_mix', objective=causal_lm(), lengths={{'targets': 48}}, batch_size=8
-        ),
+        'mlm': Stream(mixture='corpus_en_pd', objective=mlm(), **rows),
+        'clm': Stream(mixture='corpus_en_pd_mix', objective=causal_lm(), **rows),
     }},
     optimizer=AdamW(learning_rate=Constant(value=0.003)),
     steps={STEPS},
@@ -55,7 +56,7 @@ experiment = Experiment(
 
 def start(folder: Path, *options: str, file_size: int | None = None) -> subprocess.Popen:
     """`t5x-lite train` on one device, its output in a pipe; no file may pass `file_size` bytes."""
-    limits = file_size and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size,) * 2))
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     return subprocess.Popen(
         [sys.executable, '-m', 't5x_lite', 'train', str(folder.parent / 'tiny.py')]
         + ['--run', str(folder), *options],
@@ -64,7 +65,7 @@ def start(folder: Path, *options: str, file_size: int | None = None) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=limits,
+        preexec_fn=limit if file_size else None,
     )
 
 
@@ -138,8 +139,7 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def whole(root) -> Path:
     """The folder of a run that nothing interrupted."""
-    process = start(root / 'whole')
-    ended = end(process)
+    ended = end(start(root / 'whole'))
     assert ended.status == 0, ended.output
     return root / 'whole'
 
@@ -148,9 +148,8 @@ def whole(root) -> Path:
 def story(root) -> Story:
     folder = root / 'broken'
     seed = random.randrange(1000)
-    print(f'random.Random({seed}) chose when to kill')
+    print(f'random.Random({seed}) chooses when to kill')
     chance = random.Random(seed)
-
     process = start(folder, '--set', 'steps=50')
     until(logged(folder, chance.randint(2, 5)), process)
     time.sleep(chance.uniform(0, 0.2))
@@ -168,21 +167,12 @@ def story(root) -> Story:
 
     count = len(lines(folder))
     process = start(folder)
-    until(logged(folder, count + chance.randint(14, 18)), process)
+    until(logged(folder, count + chance.randint(18, 22)), process)
     process.terminate()
     terminated = end(process)
     last = end(start(folder))
-    return Story(
-        folder,
-        killed,
-        half_saved,
-        killed_saving,
-        disk_full,
-        saved_before,
-        saved_after,
-        terminated,
-        last,
-    )
+    saves = disk_full, saved_before, saved_after
+    return Story(folder, killed, half_saved, killed_saving, *saves, terminated, last)
 
 
 def numbers(folder: Path) -> dict[tuple[int, str], set[float]]:
@@ -227,8 +217,8 @@ def test_half_written_checkpoint_is_not_taken_and_the_one_before_is(story):
 def test_full_disk_ends_the_run_with_one_message_and_keeps_what_was_saved(story):
     status, output = story.disk_full
     assert status == 1, output
-    assert 'Traceback' not in output
-    error = next(line for line in output.splitlines() if line.startswith('error: '))
+    assert 't5x_lite/main.py' not in output  # a traceback of ours; asyncio may show one of Orbax's
+    [error] = [line for line in output.splitlines() if line.startswith('error: ')]
     assert f'saving to {story.folder / "checkpoints"} failed' in error and 'make room' in error
     assert story.saved_after == story.saved_before
     assert f'resuming from step {max(map(int, story.saved_after))}\n' in story.terminated.output
@@ -243,10 +233,10 @@ def test_sigterm_saves_the_step_and_exits_0(story):
     assert f'resuming from step {saved}\n' in story.last.output
 
 
-def test_run_folder_is_left_with_whole_lines_and_the_planned_checkpoints(story):
-    assert (story.folder / 'metrics.jsonl').read_text().endswith('\n')
-    found = sorted(p.name for p in (story.folder / 'checkpoints').iterdir())
-    assert len(found) == 3 and found[-1] == str(STEPS) or str(STEPS) in found
+def test_run_folder_is_left_with_whole_lines_and_the_planned_checkpoints(whole, story):
+    for folder in (whole, story.folder):
+        assert (folder / 'metrics.jsonl').read_text().endswith('\n')
+        assert {p.name for p in (folder / 'checkpoints').iterdir()} == {'140', '147', '150'}
 
 
 def refused(capsys, folder: Path, *options: str) -> str:
@@ -286,13 +276,18 @@ def ordinary_user():
         os.seteuid(user)
 
 
-def test_run_folder_that_cannot_be_written_is_refused(root, tmp_path, capsys, monkeypatch):
-    folder = tmp_path / 'locked'
-    folder.mkdir(mode=0o555)
-    from t5x_lite import experiment, run
-    from t5x_lite.errors import ConfigError
-
-    value = config.load(root / 'tiny.py').experiment
-    assert isinstance(value, experiment.Experiment)
+def test_run_folder_that_cannot_be_written_is_refused(root):
+    experiment = config.load(root / 'tiny.py').experiment
+    (root / 'locked').mkdir(mode=0o555)
+    root.chmod(0o755)
     with ordinary_user(), pytest.raises(ConfigError, match='Permission denied; name a folder'):
-        run.claim(folder, value, 'tiny.py')
+        run.claim(root / 'locked', experiment, 'tiny.py')
+
+
+def test_steps_and_what_is_logged_and_kept_may_change_between_restarts(root):
+    experiment = config.load(root / 'tiny.py').experiment
+    run.claim(root / 'changed', experiment, 'tiny.py')
+    changes = dict(steps=500, log_every=1, evals={}, checkpoint=Checkpoints(every=3))
+    changed = dataclasses.replace(experiment, **changes)
+    run.claim(root / 'changed', changed, 'tiny.py')
+    assert config.load(root / 'changed/experiment.py').experiment == changed

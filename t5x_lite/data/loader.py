@@ -62,7 +62,7 @@ class ShardBatches:
             self._cutter.add(example)
             if self._cutter.dropped - dropped > PATIENCE and not self._cutter.ready():
                 raise ConfigError(
-                    f'Stream: {self._examples.name}: {PATIENCE} examples were all too short for '
+                    f'Stream: {PATIENCE} examples in a row were too short for '
                     f'lengths={dict(self._lengths)}; choose an objective for short texts, or join '
                     'them in the task'
                 )

@@ -1,6 +1,7 @@
 """The one door to TensorFlow: a seqio task or mixture as token ids whose position can be saved."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import functools
 import importlib
 import os
@@ -17,7 +18,9 @@ from t5x_lite.errors import ConfigError, RunError, nearest
 def import_seqio():
     """seqio, after TensorFlow was told to be quiet and to leave accelerators alone (8 s)."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # says so when it is on; nothing here needs it
+    os.environ.setdefault(
+        'TF_ENABLE_ONEDNN_OPTS', '0'
+    )  # says so when it is on; nothing here needs it
     import tensorflow as tf
 
     tf.config.set_visible_devices([], 'GPU')
@@ -92,21 +95,15 @@ class Examples:
         # A shuffled dataset gives another order each time it is read: it is made anew.
         make = _dataset if shuffle else _dataset_once
         part = (shard, shards) if shards > 1 else None
-        dataset = make(
-            mixture, split, tuple(features), tuple(imports), part, seed, shuffle, epochs
-        )
+        dataset = make(mixture, split, tuple(features), tuple(imports), part, seed, shuffle, epochs)
         self._iterator, self._endless = iter(dataset), epochs is None
 
     def __iter__(self):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        import tensorflow as tf
-
-        try:
+        with _errors_named(self.name):
             example = next(self._iterator, None)
-        except tf.errors.OpError as error:
-            raise RunError(f'data: {self.name} cannot be read: {error.message[:500]}') from error
         if example is not None:
             return {name: value.numpy() for name, value in example.items()}
         if self._endless:
@@ -120,7 +117,7 @@ class Examples:
         """The position as bytes (uint8 arrays): tf.data's own iterator checkpoint."""
         import tensorflow as tf
 
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _errors_named(self.name):
             tf.train.Checkpoint(iterator=self._iterator).write(f'{folder}/iterator')
             files = sorted(Path(folder).iterdir())
             return {file.name: np.frombuffer(file.read_bytes(), np.uint8) for file in files}
@@ -129,11 +126,22 @@ class Examples:
         """Goes on from `state()` of an iterator made with the same arguments."""
         import tensorflow as tf
 
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _errors_named(self.name):
             for name, data in state.items():
                 (Path(folder) / name).write_bytes(data.tobytes())
             checkpoint = tf.train.Checkpoint(iterator=self._iterator)
             checkpoint.read(f'{folder}/iterator').assert_consumed()
+
+
+@contextlib.contextmanager
+def _errors_named(name: str):
+    """TensorFlow's errors as one RunError that says in what data they came up."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise RunError(f'data: {name}: {error.message[:500]}') from error
 
 
 def _dataset(mixture, split, features, imports, part, seed, shuffle, epochs):
