@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import argparse
+import dataclasses
 import datetime
 import inspect
 import json
@@ -55,6 +56,8 @@ def make_experiment(options) -> Experiment:
     """One stream of the objective over the preset, with AdamW, all as the options say."""
     model: ModelConfig = PRESETS[options.preset](dtype=options.dtype)
     name = options.objective or FAMILY[model.stacks]
+    if name == 'simcse':  # its two views differ by dropout
+        model = dataclasses.replace(model, dropout=0.1)
     lengths = {'targets': options.length}
     if name == 'span_corruption':
         converter = OBJECTIVES[name].converter

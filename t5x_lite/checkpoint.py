@@ -121,22 +121,6 @@ class Checkpointer:
             )
         return None
 
-    def restore_params(self, step: int | None, like) -> tuple[int, Any]:
-        """(step, params) of one step, or of the newest if None, placed like `like`."""
-        steps = sorted(self._manager.all_steps())
-        if not steps or (step is not None and step not in steps):
-            raise RunError(f'{self.folder}: no checkpoint of step {step}; there are {steps}')
-        step = steps[-1] if step is None else step
-        wanted = ocp.args.PyTreeRestore(
-            {'params': like},
-            partial_restore=True,
-            restore_args=ocp.checkpoint_utils.construct_restore_args({'params': like}),
-        )
-        restored = ocp.CheckpointManager(
-            self.folder, item_handlers={'state': ocp.PyTreeCheckpointHandler()}
-        ).restore(step, args=ocp.args.Composite(state=wanted))
-        return step, restored['state']['params']
-
     def wait(self) -> None:
         """Until all saves are on the disk; RunError if one failed."""
         self._guard(self._manager.wait_until_finished)
@@ -172,6 +156,38 @@ class Checkpointer:
         )
         source.rename(target)
         self._manager.reload()
+
+
+def read_params(folder: Path, step: int | None, like) -> tuple[int, Any]:
+    """(step, params) of one step, or of the newest readable one if None, placed like `like`.
+
+    Only reads: the run may be going on. RunError if there is no such step or it cannot be read; a
+    newer step that cannot be read is passed over with a warning.
+    """
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    handlers = {'state': ocp.PyTreeCheckpointHandler()}
+    like = {'params': like}
+    wanted = ocp.args.PyTreeRestore(
+        like,
+        partial_restore=True,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
+    )
+    if not Path(folder).is_dir():
+        raise RunError(f'{folder}: there are no checkpoints')
+    with ocp.CheckpointManager(
+        Path(folder).absolute(), item_handlers=handlers, options=options
+    ) as manager:
+        steps = sorted(manager.all_steps(), reverse=True)
+        for found in steps if step is None else {step} & set(steps):
+            try:
+                restored = manager.restore(found, args=ocp.args.Composite(state=wanted))
+                return found, restored['state']['params']
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                log.warning(
+                    'checkpoint %s/%d cannot be read: %s', folder, found, _first_line(error)
+                )
+    named = 'step that can be read' if step is None else f'readable step {step}'
+    raise RunError(f'{folder}: no {named}; there are {steps[::-1]}')
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -10,9 +9,10 @@ from typing import NamedTuple, Protocol
 import jax
 import numpy as np
 
-from t5x_lite import metrics, objective, sharding
+from t5x_lite import metrics, objective, scoring, sharding
 from t5x_lite.data import loader, seqio_source
-from t5x_lite.errors import ConfigError
+from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.metrics import Mean
 from t5x_lite.objective import Batch
 from t5x_lite.objectives import contrastive, losses
 
@@ -36,23 +36,11 @@ class Evaluator(Protocol):
 
     every: int
 
+    def check(self, experiment) -> None:
+        """Raises ConfigError if it does not fit the experiment; called when that is built."""
+
     def open(self, experiment, mesh) -> Callable[..., Iterator[tuple[str, float | Sample]]]:
         """A function params -> (name, value) pairs; names begin with the stream."""
-
-
-class Counted(NamedTuple):
-    """What the scored tokens of one side stand for: their number, bytes of text, and histogram."""
-
-    tokens: int
-    bytes: int
-    histogram_V: np.ndarray
-
-
-def count_targets(batch, side: str, bytes_per_token_V) -> Counted:
-    """Counts the targets that have a loss weight."""
-    chosen = batch[f'{side}_target_tokens'][batch[f'{side}_loss_weights'] > 0]
-    histogram_V = np.bincount(chosen, minlength=len(bytes_per_token_V))
-    return Counted(chosen.size, int(bytes_per_token_V[chosen].sum()), histogram_V)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +49,8 @@ class LossEval:
 
     Adds `perplexity`, and `bits_per_byte` of the scored text. `batches` limits how many are read.
     With `baseline` > 0 also the loss of a unigram model (add-one counts over that many training
-    batches) on the same targets.
+    batches) on the same targets. Terms over the whole batch (in-batch negatives) are left out:
+    their loss depends on who shares the batch; see EmbedEval.
     """
 
     every: int = 500
@@ -69,85 +58,88 @@ class LossEval:
     batches: int | None = None
     baseline: int = 0
 
+    def check(self, experiment) -> None:
+        _at_least(self, every=1, baseline=0, **({} if self.batches is None else {'batches': 1}))
+
     def open(self, experiment, mesh):
         from t5x_lite import step
 
-        eval_step = step.make_eval_step(experiment, mesh)
-        unigrams = {}
+        eval_step, unigrams = step.make_eval_step(experiment, mesh), {}
+        streams = {
+            name: stream
+            for name, stream in experiment.streams.items()
+            if not all(term.batchwide for term in stream.objective.terms.values())
+        }
 
         def evaluate(params):
-            for name, stream in experiment.streams.items():
+            for name, stream in streams.items():
                 if self.baseline and name not in unigrams:
-                    unigrams[name] = self._unigram(experiment, name)
-                totals, counts = {}, {}
-                for batch in self._read(experiment, name, self.split, self.batches):
-                    means = eval_step(params, {name: sharding.put_batch(batch, mesh)})
-                    _count(counts, batch, stream, experiment)
-                    totals = metrics.add(totals, jax.device_get(means))
-                if not totals:
-                    raise ConfigError(
-                        f"Stream '{name}': split {self.split!r} of {stream.mixture!r} is empty"
-                    )
-                yield from summarise(name, stream.objective, totals, counts, unigrams.get(name))
+                    counts, _ = self._totals(experiment, name, 'train', self.baseline)
+                    unigrams[name] = {term: scoring.unigram(c) for term, c in counts.items()}
+                run = lambda batch, name=name: jax.device_get(
+                    eval_step(params, {name: sharding.put_batch(batch, mesh, experiment.rules)})
+                )
+                counts, means = self._totals(experiment, name, self.split, self.batches, run)
+                prefix_of = stream.objective.prefixes(name)
+                for term, t in stream.objective.terms.items():
+                    if t.batchwide:
+                        own = f'{prefix_of[term]}/'
+                        means = {k: m for k, m in means.items() if not k.startswith(own)}
+                yield from scoring.summarise(means, counts, unigrams.get(name, {}), prefix_of)
 
         return evaluate
 
-    def _read(self, experiment, name, split, batches):
-        rows = loader.open_stream(
-            experiment.streams[name],
-            name,
-            split=split,
-            training=False,
-            seed=experiment.seed,
-            imports=experiment.imports,
+    def _totals(self, experiment, name, split, batches, run=lambda batch: {}):
+        """(what was scored, means of `run`), in double precision, over a split's first batches."""
+        stream, counts, means = experiment.streams[name], {}, {}
+        info = seqio_source.vocabulary(
+            stream.mixture, stream.objective.converter.features, experiment.imports
         )
-        try:
-            yield from itertools.islice(rows, batches)
-        finally:
-            rows.close()
-
-    def _unigram(self, experiment, name):
-        counts = {}
-        for batch in self._read(experiment, name, 'train', self.baseline):
-            _count(counts, batch, experiment.streams[name], experiment)
-        return {
-            term: np.log(c.histogram_V + 1.0) - math.log(c.tokens + c.histogram_V.size)
-            for term, c in counts.items()
-        }
+        for batch in itertools.islice(held_out(experiment, name, split), batches):
+            new = run(batch)
+            double = {k: Mean(*(np.float64(x) for x in mean)) for k, mean in new.items()}
+            means = metrics.add(means, double)
+            scores = scoring.scored(stream.objective, batch, info.bytes_per_token)
+            counts = scoring.add(counts, scores)
+        if not counts:
+            raise ConfigError(f"Stream '{name}': split {split!r} of {stream.mixture!r} is empty")
+        return counts, means
 
 
-def _count(counts: dict, batch, stream, experiment) -> None:
-    """Adds a batch's targets to the counts of every term that scores tokens."""
-    info = seqio_source.vocabulary(
-        stream.mixture, stream.objective.converter.features, experiment.imports
+def held_out(experiment, name: str, split: str) -> Iterator[Batch]:
+    """One pass over a split of a stream's mixture, in order, the last batch padded."""
+    rows = loader.open_stream(
+        experiment.streams[name],
+        name,
+        split=split,
+        training=False,
+        seed=experiment.seed,
+        imports=experiment.imports,
+        vocab=experiment.model.vocab,
     )
-    for name, term in stream.objective.terms.items():
-        side = getattr(term.loss, 'side', None)
-        if side:
-            new = count_targets(batch, side, info.bytes_per_token)
-            old = counts.get(name)
-            counts[name] = (
-                new if old is None else Counted(*(a + b for a, b in zip(old, new, strict=True)))
+    try:
+        yield from rows
+    finally:
+        rows.close()
+
+
+def _at_least(evaluator, **least: int) -> None:
+    for field, smallest in least.items():
+        value = getattr(evaluator, field)
+        if type(value) is not int or value < smallest:
+            raise ConfigError(
+                f'{type(evaluator).__name__}: {field}={value!r} must be an integer of {smallest} '
+                'or more'
             )
 
 
-def summarise(stream, objective_, totals, counts, unigram=None) -> Iterator[tuple[str, float]]:
-    """Means to numbers, with perplexity, bits per byte and the unigram model's for token losses."""
-    for name, mean in totals.items():
-        if not name.endswith('/nll'):
-            yield name, float(mean.value)
-    for term, count in counts.items():
-        prefix = stream if len(objective_.terms) == 1 else f'{stream}/{term}'
-        nll = totals[f'{prefix}/nll']
-        yield f'{prefix}/perplexity', math.exp(min(nll.value, 700.0))
-        per_byte = 1 / (math.log(2) * max(count.bytes, 1))
-        if count.bytes:
-            yield f'{prefix}/bits_per_byte', float(nll.total) * per_byte
-        if unigram:
-            total = -float((unigram[term] * count.histogram_V).sum())
-            yield f'{prefix}/unigram_loss', total / max(count.tokens, 1)
-            if count.bytes:
-                yield f'{prefix}/unigram_bits_per_byte', total * per_byte
+def _check_length(evaluator, length: int, experiment) -> None:
+    longest = experiment.model.positions.max_length
+    if longest is not None and length > longest:
+        raise ConfigError(
+            f'{type(evaluator).__name__}: needs {length} positions, but model.positions knows '
+            f'{longest}; shorten its length'
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +155,10 @@ class Samples:
     prompt: int = 32
     length: int = 64
     split: str = 'validation'
+
+    def check(self, experiment) -> None:
+        _at_least(self, every=1, count=1, prompt=1, length=1)
+        _check_length(self, self.prompt + self.length, experiment)
 
     def open(self, experiment, mesh):
         from t5x_lite import step
@@ -183,7 +179,9 @@ class Samples:
                 info = seqio_source.vocabulary(
                     stream.mixture, stream.objective.converter.features, experiment.imports
                 )
-                batch = self._first_rows(experiment, name, stream)
+                rows = held_out(experiment, name, self.split)
+                batch = {array: x[: self.count] for array, x in next(rows).items()}
+                rows.close()
                 paired = 'encoder' in stream.objective.forward.needs
                 outputs = np.asarray(generate(params, batch, info.eos, paired))
                 side = 'encoder_input_tokens' if paired else 'decoder_input_tokens'
@@ -193,20 +191,6 @@ class Samples:
                     yield f'{name}/sample', Sample(name, *(info.text(ids) for ids in row))
 
         return evaluate
-
-    def _first_rows(self, experiment, name, stream) -> dict[str, np.ndarray]:
-        rows = loader.open_stream(
-            stream,
-            name,
-            split=self.split,
-            training=False,
-            seed=experiment.seed,
-            imports=experiment.imports,
-        )
-        try:
-            return {k: x[: self.count] for k, x in next(rows).items()}
-        finally:
-            rows.close()
 
     def _generate(self, model, batch, eos, paired: bool):
         from t5x_lite.model import decode
@@ -243,11 +227,18 @@ class EmbedEval:
     pool: Callable = losses.pool_cls
     length: int = 64
 
-    def open(self, experiment, mesh):
+    def check(self, experiment) -> None:
+        _at_least(self, every=1, pairs=2, length=3)
+        _check_length(self, self.length, experiment)
         if self.stream not in experiment.streams:
             raise ConfigError(
-                f'EmbedEval: stream={self.stream!r} is none of {", ".join(experiment.streams)}'
+                f'EmbedEval: stream={self.stream!r} is no stream; '
+                f'{nearest(self.stream, experiment.streams)}'
             )
+        if 'encoder' not in experiment.model.stacks:
+            raise ConfigError('EmbedEval: the model has encoder_layers=0; leave it out of evals')
+
+    def open(self, experiment, mesh):
         from t5x_lite import step
 
         model_of_params = step.model_of(experiment)
@@ -281,6 +272,8 @@ class EmbedEval:
             cutter = converter.cutter(lengths, vocabulary)
             cutter.add(document)
             pairs = min(cutter.ready() // 2, self.pairs - found)
+            if found == self.pairs:
+                break
             if pairs:
                 rows = cutter.take(2 * pairs)
                 batch = converter.batch(rows, lengths, vocabulary, np.zeros((2 * pairs, 0)))

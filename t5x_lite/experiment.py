@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from t5x_lite.errors import ConfigError
+from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.objective import Objective
-from t5x_lite.sharding import RULES, MeshShape
+from t5x_lite.sharding import AXES, RULES, MeshShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +98,20 @@ class Experiment:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f'Experiment: {name}={value!r} must be an integer of 1 or more')
+        if type(self.seed) is not int or self.seed < 0:
+            raise ConfigError(f'Experiment: seed={self.seed!r} must be an integer of 0 or more')
         if not self.streams:
             raise ConfigError('Experiment: streams={} must hold at least one Stream')
         for name, stream in self.streams.items():
             self._check_stacks(name, stream)
+            self._check_views(name, stream)
             self._check_rows(name, stream)
             self._check_lengths(name, stream)
         self.heads  # noqa: B018  two terms of one name must agree on their head
+        self._check_rules()
+        self._check_best()
+        for evaluator in self.evals.values():
+            evaluator.check(self)
 
     def _check_stacks(self, name: str, stream: Stream) -> None:
         missing = [s for s in stream.objective.forward.needs if s not in self.model.stacks]
@@ -114,6 +121,44 @@ class Experiment:
                 f'{missing[0]}_layers=0; set model.{missing[0]}_layers, or choose an objective for '
                 f'{" and ".join(self.model.stacks)}'
             )
+
+    def _check_views(self, name: str, stream: Stream) -> None:
+        """What makes a contrastive loss 0 whatever the model: equal views, or no negatives."""
+        objective = stream.objective
+        if objective.forward.needs_dropout and self.model.dropout == 0:
+            raise ConfigError(
+                f"Stream '{name}': its two views of a row differ by dropout alone, but "
+                'model.dropout=0.0; set model.dropout=0.1'
+            )
+        if stream.batch_size == 1 and all(t.batchwide for t in objective.terms.values()):
+            raise ConfigError(
+                f"Stream '{name}': batch_size=1 leaves no other row as a negative; try 64"
+            )
+
+    def _check_best(self) -> None:
+        best, every = self.checkpoint.best, self.checkpoint.every
+        if best is None:
+            return
+        _, _, rest = best.partition('/')
+        if rest.split('/')[0] not in self.streams:
+            raise ConfigError(
+                f'Experiment: checkpoint.best={best!r} must read eval/STREAM/METRIC; '
+                f'{nearest(rest.split("/")[0], self.streams)}'
+            )
+        if best.startswith('eval/') and all(every % e.every for e in self.evals.values()):
+            raise ConfigError(
+                f'Experiment: checkpoint.best={best!r} is never known at a save, every {every} '
+                f'steps; save at a multiple of an evaluation'
+            )
+
+    def _check_rules(self) -> None:
+        for axis, target in self.rules.items():
+            for name in (target,) if isinstance(target, str) else target or ():
+                if name not in AXES:
+                    raise ConfigError(
+                        f'Experiment: rules[{axis!r}]={target!r} names no mesh axis; '
+                        f'{nearest(name, AXES)}'
+                    )
 
     def _check_rows(self, name: str, stream: Stream) -> None:
         parts = math.lcm(self.microbatches, self.data_shards)
@@ -158,14 +203,12 @@ class Experiment:
         heads = {}
         for stream in self.streams.values():
             for name, term in stream.objective.terms.items():
-                if term.head is None:
-                    continue
                 if heads.setdefault(name, term.head) != term.head:
                     raise ConfigError(
                         f"Experiment: two terms named '{name}' have different heads, "
                         f'{heads[name]} and {term.head}; give one of them another name'
                     )
-        return heads
+        return {name: head for name, head in heads.items() if head is not None}
 
     @property
     def tokens_per_step(self) -> int:

@@ -53,12 +53,14 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser('train', help='train an experiment, or go on with its run')
     _add_config(command)
     command.add_argument('--run', required=True, type=Path, help='folder of the run')
+    command.add_argument('--wandb', action='store_true', help='log to Weights & Biases too')
     command.set_defaults(run_command=train)
 
     command = commands.add_parser('eval', help="evaluate a run's checkpoint")
     command.add_argument('run', type=Path, help='folder of the run')
     command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
     command.add_argument('--split', default='validation', help='which split (default: %(default)s)')
+    command.add_argument('--set', action='append', default=[], metavar='A.B=C', help='mesh.fsdp=1')
     command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
     command.set_defaults(run_command=evaluate)
 
@@ -167,7 +169,7 @@ def train(options) -> None:
 
     experiment.check_devices(jax.device_count())
     run.claim(options.run, experiment, name=options.config or options.gin_file[0])
-    values = train.train(experiment, options.run)
+    values = train.train(experiment, options.run, wandb=options.wandb)
     print(*outcome(values), f'report: {(options.run / "report.html").resolve()}', sep='\n')
 
 
@@ -183,8 +185,11 @@ def evaluate(options) -> None:
     from t5x_lite import run
 
     use_data_dir(options.tfds_data_dir)
-    for name, value in run.evaluate(options.run, step=options.step, split=options.split):
-        print(f'{name} {value:.5f}')
+    values = run.evaluate(
+        options.run, step=options.step, split=options.split, overrides=options.set
+    )
+    for name, value in values:
+        print(f'{name} {value:.5g}')
 
 
 def config(options) -> None:

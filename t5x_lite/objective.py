@@ -76,21 +76,27 @@ class Objective:
         if not self.terms:
             raise ConfigError('Objective: terms={} must name at least one Term(loss=...)')
 
+    def prefixes(self, stream: str) -> dict[str, str]:
+        """What a term's metrics begin with: the stream, and the term where there are several."""
+        return {n: stream if len(self.terms) == 1 else f'{stream}/{n}' for n in self.terms}
+
     def means(self, model, batch: Batch, key=None) -> dict[str, dict[str, Mean]]:
         """Every term's means over one forward: {term: {'loss': Mean, ...}}; dropout if key."""
         outputs = self.forward(model, batch, key)
-        heads = model.heads
         return {
-            name: term.loss(model, heads[name] if name in heads else None, outputs, batch)
+            name: term.loss(model, model.heads[name] if term.head else None, outputs, batch)
             for name, term in self.terms.items()
         }
 
 
-def needs(*stacks: str):
-    """Marks a forward with the stacks of layers it runs through ('encoder', 'decoder')."""
+def needs(*stacks: str, dropout: bool = False):
+    """Marks a forward with the stacks it runs through ('encoder', 'decoder').
+
+    `dropout` says that it makes no sense without: its views of a row differ in nothing else.
+    """
 
     def mark(forward):
-        forward.needs = stacks
+        forward.needs, forward.needs_dropout = stacks, dropout
         return forward
 
     return mark
@@ -108,7 +114,7 @@ def encode(model, batch: Batch, key=None) -> Outputs:
     return {'encoder_hidden': hidden_BxLxD}
 
 
-@needs('encoder')
+@needs('encoder', dropout=True)
 def encode_twice(model, batch: Batch, key=None) -> Outputs:
     """Two views of each row that differ in their dropout masks: `encoder_hidden` and `_2`.
 

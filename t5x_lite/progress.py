@@ -11,19 +11,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 class Reporter:
     """Shows steps, loss, tokens per second, data wait and the time left; `say` prints a line."""
 
-    def __init__(self, first: int, last: int):
-        self._first, self._last = first, last
-        self._started = time.monotonic()
+    def __init__(self, last: int):
+        self._last = last
+        self._first = self._started = None  # the first step, and when it was done
+        self._born = time.monotonic()
         self._bar = None
         if sys.stdout.isatty():
             columns = (BarColumn(), TextColumn('{task.description}'), TimeElapsedColumn())
             self._bar = Progress(*columns)
-            self._task = self._bar.add_task('compiling', total=last, completed=first)
+            self._task = self._bar.add_task('compiling', total=last)
             self._bar.start()
 
-    def restart_clock(self) -> None:
-        """Counts the time left from now on (after the first step, which compiles)."""
-        self._started = time.monotonic()
+    def started(self, step: int) -> None:
+        """Says how long the first step took to come, and counts the time left from it on."""
+        self._first, self._started = step, time.monotonic()
+        self.say(f'first step after {duration(self._started - self._born)}')
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         line = self._line(step, values)

@@ -6,12 +6,12 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from t5x_lite import printing
 from t5x_lite.errors import ConfigError
-from t5x_lite.experiment import Checkpoints, Experiment
+from t5x_lite.experiment import Experiment
 
 
 def claim(folder: Path, experiment: Experiment, name: str) -> None:
@@ -80,22 +80,23 @@ def _facts(folder: Path, experiment: Experiment, name: str) -> dict:
     }
 
 
-def evaluate(folder: Path, *, step: int | None, split: str) -> Iterator[tuple[str, float]]:
+def evaluate(
+    folder: Path, *, step: int | None, split: str, overrides: Sequence[str] = ()
+) -> Iterator[tuple[str, float]]:
     """(name, value) of every held-out loss of a run's checkpoint, on the whole of a split."""
     import jax
 
     from t5x_lite import config, sharding
     from t5x_lite import step as steps
-    from t5x_lite.checkpoint import Checkpointer
+    from t5x_lite.checkpoint import read_params
     from t5x_lite.evaluate import LossEval
 
     if not (folder / 'experiment.py').exists():
         raise ConfigError(f'{folder}: no run is there (experiment.py is missing)')
-    experiment = config.load(folder / 'experiment.py').experiment
+    experiment = config.load(folder / 'experiment.py', overrides).experiment
     experiment.check_devices(jax.device_count())
     mesh = sharding.make_mesh(experiment.mesh)
     like = steps.abstract_state(experiment, mesh).params
-    checkpoints = Checkpointer(folder / 'checkpoints', Checkpoints())
-    number, params = checkpoints.restore_params(step, like)
+    number, params = read_params(folder / 'checkpoints', step, like)
     yield 'step', number
     yield from LossEval(split=split, baseline=200).open(experiment, mesh)(params)

@@ -73,11 +73,6 @@ def make_mesh(shape: MeshShape = MeshShape(), devices=None) -> Mesh:
     return Mesh(np.array(devices).reshape(sizes), AXES)
 
 
-def batch_ways(sizes: tuple[int, int, int]) -> int:
-    """Over how many devices a batch is split: data * fsdp."""
-    return sizes[0] * sizes[1]
-
-
 def spec(axes: tuple, rules: Mapping = RULES) -> PartitionSpec:
     """The PartitionSpec of logical axes; a mesh axis that an earlier dimension took is left out."""
     used, parts = set(), []

@@ -63,10 +63,10 @@ def batch_means(experiment: Experiment, model, batches, key=None) -> dict[str, M
     out = {}
     for i, (name, batch) in enumerate(sorted(batches.items())):
         objective = experiment.streams[name].objective
+        prefix_of = objective.prefixes(name)
         stream_key = None if key is None else jax.random.fold_in(key, i)
         for term, means in objective.means(model, batch, stream_key).items():
-            prefix = name if len(objective.terms) == 1 else f'{name}/{term}'
-            out |= {f'{prefix}/{metric}': mean for metric, mean in means.items()}
+            out |= {f'{prefix_of[term]}/{metric}': mean for metric, mean in means.items()}
     return out
 
 
@@ -75,10 +75,9 @@ def loss_weights(experiment: Experiment, step) -> dict[str, Any]:
     value = lambda weight: weight(step) if callable(weight) else weight
     out = {}
     for name, stream in experiment.streams.items():
-        terms = stream.objective.terms
-        for term, t in terms.items():
-            prefix = name if len(terms) == 1 else f'{name}/{term}'
-            out[f'{prefix}/loss'] = value(stream.weight) * value(t.weight)
+        for term, prefix in stream.objective.prefixes(name).items():
+            weight = stream.objective.terms[term].weight
+            out[f'{prefix}/loss'] = value(stream.weight) * value(weight)
     return out
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,11 +23,11 @@ from t5x_lite.errors import RunError
 from t5x_lite.evaluate import Sample
 from t5x_lite.experiment import Experiment
 from t5x_lite.metrics import Mean
-from t5x_lite.progress import Reporter, duration
+from t5x_lite.progress import Reporter
 from t5x_lite.report import write_report
 
 
-def train(experiment: Experiment, folder: Path) -> dict[str, float]:
+def train(experiment: Experiment, folder: Path, *, wandb: bool = False) -> dict[str, float]:
     """Trains to `experiment.steps`, from the folder's newest checkpoint if it has one.
 
     Writes metrics.jsonl, samples.jsonl, checkpoints/, tensorboard/ and report.html, and returns
@@ -36,53 +37,76 @@ def train(experiment: Experiment, folder: Path) -> dict[str, float]:
       ConfigError: devices, data or vocabulary do not fit the experiment.
       RunError: the loss is not finite, or a checkpoint cannot be written or read.
     """
-    started = time.monotonic()
+    latest = {}
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(on_sigterm())
+        run = start(experiment, folder, stack, wandb)
+        state, window, first = run.state, run.window, int(run.state.step)
+        run = run._replace(state=None)  # its arrays are given to the first step
+        for now in range(first + 1, experiment.steps + 1):
+            state, means = run.train_step(state, next_batches(run))
+            window.push(means)  # fetches the step before this one, while this one runs
+            values, ended = {}, now == experiment.steps
+            if now == first + 1:
+                window.flush()
+                run.reporter.started(now)
+            if now % experiment.log_every == 0 or ended:
+                values |= log(now, run)
+            due = [name for name, e in experiment.evals.items() if now % e.every == 0 or ended]
+            if due:
+                values |= evaluate(now, state.params, due, run)
+            latest |= values
+            stop = stopping.is_set()
+            if now % experiment.checkpoint.every == 0 or ended or stop:
+                save(now, state, run, values)
+            if stop:
+                run.reporter.say(f'SIGTERM: saved step {now}; the same command goes on from there')
+                break
+    write_report(folder)
+    return latest
+
+
+class Run(NamedTuple):
+    """What a run works with; `state` is the first one."""
+
+    experiment: Experiment
+    folder: Path
+    mesh: Any
+    train_step: Any
+    loaders: Mapping[str, loader.Loader]
+    evaluators: Mapping[str, Any]
+    checkpoints: Checkpointer
+    writer: metrics.Writer
+    reporter: Reporter
+    state: step.TrainState | None
+    window: 'Window'
+
+
+def start(experiment: Experiment, folder: Path, stack, wandb: bool) -> Run:
+    """Compiles, opens the data, restores or initialises; what must be closed is put on `stack`."""
     experiment.check_devices(jax.device_count())
-    mesh = sharding.make_mesh(experiment.mesh)
+    mesh, reporter = sharding.make_mesh(experiment.mesh), Reporter(experiment.steps)
     with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles
         opening = pool.submit(open_streams, experiment)
         train_step = compile_step(experiment, mesh)
         loaders = opening.result()
     checkpoints = Checkpointer(folder / 'checkpoints', experiment.checkpoint)
-    writer = metrics.Writer(folder)
-    state, window = restore_or_init(experiment, mesh, checkpoints, loaders)
+    writer = metrics.Writer(folder, wandb=wandb)
+    for closing in (reporter, writer, checkpoints, *loaders.values()):
+        stack.callback(closing.close)
+    state, window = restore_or_init(experiment, mesh, checkpoints, loaders, reporter)
     evaluators = {name: e.open(experiment, mesh) for name, e in experiment.evals.items()}
-    first = int(state.step)
-    reporter = Reporter(first, experiment.steps)
-    latest = {}
-    with contextlib.ExitStack() as stack:
-        for closing in (reporter, writer, checkpoints, *loaders.values()):
-            stack.callback(closing.close)
-        stopping = stack.enter_context(on_sigterm())
-        for now in range(first + 1, experiment.steps + 1):
-            with window.timing('data'):
-                batches = {name: next(rows) for name, rows in loaders.items()}
-            window.count_tokens(batches)
-            placed = {k: sharding.put_batch(b, mesh, experiment.rules) for k, b in batches.items()}
-            state, means = train_step(state, placed)
-            window.push(means)  # fetches the step before this one, while this one runs
-            values, ended, stop = {}, now == experiment.steps, stopping.is_set()
-            if now == first + 1:
-                window.flush()
-                reporter.say(f'first step after {duration(time.monotonic() - started)}')
-                reporter.restart_clock()
-            if now % experiment.log_every == 0 or ended:
-                values |= log(now, window, writer, reporter)
-            due = [n for n, e in experiment.evals.items() if now % e.every == 0 or ended]
-            if due:
-                with window.timing('eval'):
-                    values |= evaluate(now, state.params, due, evaluators, writer, reporter, folder)
-                write_report(folder)
-            latest |= values
-            if now % experiment.checkpoint.every == 0 or ended or stop:
-                window.flush()
-                with window.timing('save'):
-                    save(now, state, window, loaders, checkpoints, values)
-            if stop:
-                reporter.say(f'SIGTERM: saved step {now}; the same command goes on from there')
-                break
-    write_report(folder)
-    return latest
+    parts = (mesh, train_step, loaders, evaluators, checkpoints, writer, reporter)
+    return Run(experiment, folder, *parts, state, window)
+
+
+def next_batches(run: Run) -> dict:
+    """The next batch of every stream, on the mesh."""
+    with run.window.timing('data'):
+        batches = {name: next(rows) for name, rows in run.loaders.items()}
+    run.window.count_tokens(batches)
+    rules = run.experiment.rules
+    return {name: sharding.put_batch(batch, run.mesh, rules) for name, batch in batches.items()}
 
 
 def open_streams(experiment: Experiment) -> dict[str, loader.Loader]:
@@ -96,6 +120,7 @@ def open_streams(experiment: Experiment) -> dict[str, loader.Loader]:
             imports=experiment.imports,
             data_shards=experiment.data_shards,
             hosts=hosts,
+            vocab=experiment.model.vocab,
         )
         for name, stream in experiment.streams.items()
     }
@@ -107,7 +132,7 @@ def compile_step(experiment: Experiment, mesh):
     return step.make_train_step(experiment, mesh).lower(state, batches).compile()
 
 
-def restore_or_init(experiment, mesh, checkpoints, loaders):
+def restore_or_init(experiment, mesh, checkpoints, loaders, reporter):
     """(TrainState, Window) of the newest checkpoint, its data positions set; or fresh ones."""
     found = checkpoints.restore(step.abstract_state(experiment, mesh))
     if found is None:
@@ -115,41 +140,47 @@ def restore_or_init(experiment, mesh, checkpoints, loaders):
     number, state, data, means = found
     for name, rows in loaders.items():
         rows.restore(data[name])
-    print(f'resuming from step {number}', flush=True)
+    reporter.say(f'resuming from step {number}')
     return state, Window({name: Mean(*sums) for name, sums in means.items()})
 
 
-def log(now: int, window: 'Window', writer, reporter) -> dict[str, float]:
-    values = window.close(now)
-    writer.write(now, values)
-    reporter.update(now, values)
+def log(now: int, run: Run) -> dict[str, float]:
+    values = run.window.close(now)
+    run.writer.write(now, values)
+    run.reporter.update(now, values)
     return values
 
 
-def evaluate(now: int, params, due, evaluators, writer, reporter, folder) -> dict[str, float]:
+def evaluate(now: int, params, due, run: Run) -> dict[str, float]:
     """Runs the evaluators that are due; numbers go to the metrics, samples to samples.jsonl."""
     values, samples = {}, []
-    for name in due:
-        for metric, value in evaluators[name](params):
-            if isinstance(value, Sample):
-                samples.append(value)
-            else:
-                values[f'eval/{metric}'] = value
-    with metrics.open_lines(folder / 'samples.jsonl') as file:
-        for sample in samples:
-            file.write(json.dumps({'step': now, **sample._asdict()}, ensure_ascii=False) + '\n')
-            reporter.say(f'  {sample.stream}: {sample.prompt!r} -> {sample.output!r}')
-    if values:
-        writer.write(now, values)
-        shown = (f'{name.removeprefix("eval/")} {value:.4f}' for name, value in values.items())
-        reporter.say('  eval: ' + '  '.join(shown))
+    with run.window.timing('eval'):
+        for name in due:
+            for metric, value in run.evaluators[name](params):
+                if isinstance(value, Sample):
+                    samples.append(value)
+                else:
+                    values[f'eval/{metric}'] = value
+        with metrics.open_lines(run.folder / 'samples.jsonl') as file:
+            for sample in samples:
+                line = json.dumps({'step': now, **sample._asdict()}, ensure_ascii=False)
+                file.write(line + '\n')
+                run.reporter.say(f'  {sample.stream}: {sample.prompt!r} -> {sample.output!r}')
+        if values:
+            run.writer.write(now, values)
+            shown = (f'{name.removeprefix("eval/")} {value:.4f}' for name, value in values.items())
+            run.reporter.say('  eval: ' + '  '.join(shown))
+        write_report(run.folder)
     return values
 
 
-def save(now: int, state, window: 'Window', loaders, checkpoints, values) -> None:
-    data = {name: rows.state() for name, rows in loaders.items()}
-    means = {name: [float(x) for x in mean] for name, mean in window.means.items()}
-    checkpoints.save(now, state, data, means, values)
+def save(now: int, state, run: Run, values: Mapping[str, float]) -> None:
+    """Begins a checkpoint of parameters, data positions and the sums that are not logged yet."""
+    run.window.flush()
+    with run.window.timing('save'):
+        data = {name: rows.state() for name, rows in run.loaders.items()}
+        means = {name: [float(x) for x in mean] for name, mean in run.window.means.items()}
+        run.checkpoints.save(now, state, data, means, values)
 
 
 class Window:
@@ -194,9 +225,10 @@ class Window:
             return
         with self.timing('device'):
             means = jax.device_get(means)
-        if not math.isfinite(means['loss'].total):
+        if not math.isfinite(means['loss'].total + means['grad_norm'].total):
             raise RunError(
-                f'the loss is {means["loss"].total} after {self._steps} steps of this log window; '
+                f'the loss is {means["loss"].total} and the norm of its gradient '
+                f'{means["grad_norm"].total} after {self._steps} steps of this log window; '
                 'nothing was saved since; lower the learning rate or clip gradients, then run the '
                 'same command to go on from the last checkpoint'
             )

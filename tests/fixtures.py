@@ -23,7 +23,7 @@ OBJECTIVES = {
 
 
 def vocabulary(size: int = 64) -> VocabularyInfo:
-    """pad 0, eos 1, unk 2, cls 3, sep 4, mask 5, a full stop 6, then words; eight sentinels last."""
+    """pad 0, eos 1, unk 2, cls 3, sep 4, mask 5, full stop 6, words; eight sentinels last."""
     special = np.zeros(size, bool)
     special[:6] = special[-8:] = True
     pieces = ['<pad>', '</s>', '<unk>', '[CLS]', '[SEP]', '[MASK]', '.']

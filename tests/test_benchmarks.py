@@ -71,9 +71,10 @@ def test_an_encoder_decoder_adds_cross_attention():
 
 
 def test_simcse_runs_two_views_and_scores_pairs_without_logits():
+    sizes = dict(encoder_layers=1, dropout=0.1)
     pairs = 2 * 3 * 3 * 8 + 2 * 2 * 3 * 8 * 8
-    assert forward(simcse(), {'targets': 5}, 3, encoder_layers=1) == 2 * LAYER + pairs
-    found = forward(mlm_simcse(), {'targets': 5}, 3, encoder_layers=1)
+    assert forward(simcse(), {'targets': 5}, 3, **sizes) == 2 * LAYER + pairs
+    found = forward(mlm_simcse(), {'targets': 5}, 3, **sizes)
     assert found == 2 * LAYER + pairs + LOGITS + 2 * 15 * 8 * 8
 
 
@@ -87,7 +88,7 @@ def test_simcse_runs_two_views_and_scores_pairs_without_logits():
             {'inputs': 128, 'targets': 64},
             dict(encoder_layers=1, decoder_layers=1),
         ),
-        (simcse(), {'targets': 128}, dict(encoder_layers=1, dropout=0.0)),
+        (simcse(), {'targets': 128}, dict(encoder_layers=1, dropout=0.1)),
     ],
 )
 def test_flops_agree_with_xla(objective, lengths, sizes):
@@ -128,6 +129,12 @@ def test_every_preset_has_its_objective_and_batch(preset):
         preset.partition('_')[0], step.FAMILY[run.model.stacks]
     )
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == stream.spec()
+
+
+def test_simcse_brings_the_dropout_that_it_needs():
+    parse = lambda *more: step.parse(['--preset', 'encoder_mini', '--objective', 'simcse', *more])
+    assert step.make_experiment(parse()).model.dropout == 0.1
+    assert step.make_experiment(parse('--set', 'model.dropout=0.2')).model.dropout == 0.2
 
 
 def test_the_batch_is_full_and_scored_as_the_objective_asks():

@@ -102,13 +102,18 @@ def logged(folder: Path, count: int):
     return lambda: len(lines(folder)) >= count
 
 
+def saved(folder: Path) -> set[str]:
+    return {p.name for p in folder.glob('checkpoints/*') if p.name.isdigit()}
+
+
 def kill_while_saving(folder: Path, process: subprocess.Popen) -> int:
-    """SIGKILL at a moment when a checkpoint is half written; its step."""
+    """SIGKILL at a moment when a checkpoint, not the first, is half written; its step."""
+    half_written = lambda: list(folder.glob('checkpoints/*.orbax-checkpoint-tmp*'))
     while True:
-        until(lambda: list(folder.glob('checkpoints/*.orbax-checkpoint-tmp*')), process)
+        until(lambda: saved(folder) and half_written(), process)
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.05)  # until all its threads stand still
-        half = list(folder.glob('checkpoints/*.orbax-checkpoint-tmp*'))
+        half = half_written()
         if half:
             process.kill()
             return int(half[0].name.split('.')[0])
@@ -160,10 +165,9 @@ def story(root) -> Story:
     half_saved = kill_while_saving(folder, process)
     killed_saving = end(process)
 
-    numbered = lambda: {p.name for p in (folder / 'checkpoints').iterdir() if p.name.isdigit()}
-    saved_before = numbered()
+    saved_before = saved(folder)
     disk_full = end(start(folder, file_size=1_000_000))
-    saved_after = numbered()
+    saved_after = saved(folder)
 
     count = len(lines(folder))
     process = start(folder)

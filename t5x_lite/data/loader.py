@@ -182,41 +182,41 @@ def open_stream(
     imports: Sequence[str] = (),
     data_shards: int = 1,
     hosts: tuple[int, int] = (0, 1),
+    vocab: int | None = None,
 ) -> Loader:
     """A Loader for this host (index, count): shuffled and endless for training, else one pass.
 
+    `vocab` is how many ids the model knows, if that is to be checked.
+
     Raises:
-      ConfigError: no such mixture, split, feature or data; a vocabulary the objective cannot use.
+      ConfigError: no such mixture, split, feature or data; a vocabulary that the objective cannot
+        use or the model does not know.
     """
-    index, count = hosts
-    if data_shards % count:
+    converter, lengths = stream.objective.converter, stream.lengths
+    vocabulary = seqio_source.vocabulary(stream.mixture, converter.features, imports)
+    converter.check(lengths, vocabulary)
+    if vocab is not None and vocabulary.size > vocab:
+        raise ConfigError(
+            f"Stream '{name}': the vocabulary of {stream.mixture!r} has {vocabulary.size} ids, but "
+            f'model.vocab={vocab}; try model.vocab={vocabulary.size}'
+        )
+    source = dict(split=split, imports=imports, shards=data_shards, seed=seed, shuffle=training)
+    source |= dict(epochs=None if training else 1)
+    rows, keys = stream.batch_size // data_shards, (seed, zlib.crc32(name.encode()))
+    shards = {}
+    for shard in _own_shards(data_shards, *hosts):
+        examples = seqio_source.Examples(stream.mixture, converter.features, shard=shard, **source)
+        shards[shard] = ShardBatches(
+            examples, converter, lengths, vocabulary, rows=rows, seed=(*keys, shard)
+        )
+    return Loader(shards)
+
+
+def _own_shards(data_shards: int, host: int, hosts: int) -> range:
+    if data_shards % hosts:
         raise ConfigError(
             f'Experiment: data_shards={data_shards} must be a multiple of the number of hosts '
-            f'{count}; try {-(-data_shards // count) * count}'
+            f'{hosts}; try {-(-data_shards // hosts) * hosts}'
         )
-    converter = stream.objective.converter
-    vocabulary = seqio_source.vocabulary(stream.mixture, converter.features, imports)
-    converter.check(stream.lengths, vocabulary)
-    per_host = data_shards // count
-    shards = {
-        shard: ShardBatches(
-            seqio_source.Examples(
-                stream.mixture,
-                converter.features,
-                split=split,
-                imports=imports,
-                shard=shard,
-                shards=data_shards,
-                seed=seed,
-                shuffle=training,
-                epochs=None if training else 1,
-            ),
-            converter,
-            stream.lengths,
-            vocabulary,
-            rows=stream.batch_size // data_shards,
-            seed=(seed, zlib.crc32(name.encode()), shard),
-        )
-        for shard in range(index * per_host, (index + 1) * per_host)
-    }
-    return Loader(shards)
+    each = data_shards // hosts
+    return range(host * each, (host + 1) * each)

@@ -18,13 +18,11 @@ from t5x_lite.errors import ConfigError, RunError, nearest
 def import_seqio():
     """seqio, after TensorFlow was told to be quiet and to leave accelerators alone (8 s)."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    os.environ.setdefault(
-        'TF_ENABLE_ONEDNN_OPTS', '0'
-    )  # says so when it is on; nothing here needs it
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], 'GPU')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # says so when on; nothing here needs it
     try:
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], 'GPU')
         import seqio
     except ImportError as error:
         raise ConfigError(
@@ -152,17 +150,22 @@ def _dataset(mixture, split, features, imports, part, seed, shuffle, epochs):
             f'Stream: mixture {mixture!r} has no split {split!r}; it has '
             f'{", ".join(provider.splits)}'
         )
-    dataset = provider.get_dataset(
-        None,
-        split=split,
-        shuffle=shuffle,
-        seed=seed,
-        num_epochs=epochs,
-        shard_info=seqio.ShardInfo(*part) if part else None,
-        trim_output_features=False,
-        try_in_mem_cache=epochs is None,
-    )
-    return dataset.map(lambda example: {name: example[name] for name in features})
+    # A mixture's sampler stops with its first task: one pass over all reads one after the other.
+    whole = epochs is not None and isinstance(provider, seqio.Mixture)
+    datasets = [
+        source.get_dataset(
+            None,
+            split=split,
+            shuffle=shuffle,
+            seed=seed,
+            num_epochs=epochs,
+            shard_info=seqio.ShardInfo(*part) if part else None,
+            trim_output_features=False,
+            try_in_mem_cache=epochs is None,
+        ).map(lambda example: {name: example[name] for name in features})
+        for source in (provider.tasks if whole else [provider])
+    ]
+    return functools.reduce(lambda a, b: a.concatenate(b), datasets)
 
 
 _dataset_once = functools.cache(_dataset)

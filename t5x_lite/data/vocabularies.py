@@ -63,8 +63,8 @@ class VocabularyInfo:
         for id in ids:
             if id == self.eos:
                 break
-            if id != self.pad:
-                out += _bytes(self.pieces[id])
+            if id != self.pad:  # a model may have more rows than the vocabulary has ids
+                out += _bytes(self.pieces[id]) if id < self.size else f'<id {id}>'.encode()
         return out.decode(errors='replace')
 
 

@@ -228,8 +228,7 @@ class Model(nnx.Module):
         elif memory is not None and memory_segments is None:
             memory_segments = jnp.ones(memory.shape[:2], jnp.int32)
         context = Context(
-            positions_BxL=_positions(tokens_BxL, positions)
-            + (0 if positions is not None else start),
+            positions_BxL=_positions(tokens_BxL, positions, start),
             mask=segment_mask(segments, key_segments) & causal_mask(query_L, key_M, prefix),
             bias=self.decoder.bias(query_L, key_M, False),
             memory_BxMxD=memory,
