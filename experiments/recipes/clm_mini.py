@@ -1,7 +1,7 @@
 """Causal LM on the bundled corpus: 4 layers of width 256, 5.2 M parameters, 4.5 epochs.
 
-    t5x-lite train experiments/recipes/clm_mini.py --run runs/clm
-    t5x-lite eval runs/clm --split test
+t5x-lite train experiments/recipes/clm_mini.py --run runs/clm
+t5x-lite eval runs/clm --split test
 """
 # SPDX-License-Identifier: Apache-2.0
 
