@@ -122,12 +122,24 @@ def test_bad_input_gets_one_message_and_status_2(case, capsys, tmp_path, no_tens
 
 def test_a_run_of_another_experiment_is_left_alone(capsys, tmp_path, no_tensorflow):
     run.claim(tmp_path, config.load(CLM).experiment, name=CLM)
+    (tmp_path / 'checkpoints' / '10').mkdir(parents=True)
     before = (tmp_path / 'experiment.py').read_text()
     assert status('train', CLM, '--set', 'model.dropout=0.1', '--run', str(tmp_path)) == 2
     message = capsys.readouterr().err
     assert 'belongs to another experiment' in message
     assert 'model.dropout: 0.0 -> 0.1' in message
     assert (tmp_path / 'experiment.py').read_text() == before
+
+
+def test_a_start_that_saved_nothing_can_be_corrected_in_the_same_folder(tmp_path):
+    first, second = (
+        config.load(CLM, [f'streams.clm.mixture={name}']).experiment for name in ('a', 'b')
+    )
+    run.claim(tmp_path, first, name=CLM)
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
+    run.claim(tmp_path, second, name=CLM)
+    assert config.load(tmp_path / 'experiment.py').experiment == second
+    assert not (tmp_path / 'metrics.jsonl').exists()
 
 
 def test_what_is_wrong_with_the_data_is_one_message_too(capsys, tmp_path):

@@ -187,10 +187,10 @@ def test_relative_buckets_are_t5s():
 
 def test_rope_depends_on_distances_only():
     rope, key = positions.Rope(), jax.random.key(0)
-    q, k = (jax.random.normal(x, (1, 4, 2, 8)) for x in jax.random.split(key))
+    q, k = (jax.random.normal(x, (1, 2, 4, 8)) for x in jax.random.split(key))
     place = jnp.arange(4)[None]
     scores = [
-        jnp.einsum('BLHK,BMHK->BHLM', rope.rotate(q, place + s), rope.rotate(k, place + s))
+        jnp.einsum('BHLK,BHMK->BHLM', rope.rotate(q, place + s), rope.rotate(k, place + s))
         for s in (0, 50)
     ]
     close(*scores, 1e-4)
