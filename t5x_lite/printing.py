@@ -3,7 +3,6 @@
 
 import ast
 import dataclasses
-import hashlib
 import math
 import sys
 from collections import defaultdict
@@ -11,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.experiment import Checkpoints, Experiment
 from t5x_lite.overrides import children, dotted
 
 WIDTH = 100
@@ -52,14 +50,6 @@ def explain(loaded) -> str:
             for line, comment in zip(lines, comments, strict=True)
         ],
     )
-
-
-def fingerprint(experiment: Experiment) -> str:
-    """A short hash of all that a run may not change between restarts."""
-    fixed = dataclasses.replace(
-        experiment, steps=1, log_every=1, evals={}, checkpoint=Checkpoints()
-    )
-    return hashlib.sha256(source(fixed).encode()).hexdigest()[:12]
 
 
 def difference(old: str, new: str) -> list[str]:
