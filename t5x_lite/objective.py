@@ -109,6 +109,7 @@ def encode(model, batch: Batch, key=None) -> Outputs:
         batch['encoder_input_tokens'],
         segments=batch['encoder_segment_ids'],
         positions=batch['encoder_positions'],
+        types=batch.get('token_type_ids'),
         key=key,
     )
     return {'encoder_hidden': hidden_BxLxD}

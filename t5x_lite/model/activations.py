@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import jax
+import jax.numpy as jnp
 
 
 def relu(x):
@@ -21,3 +22,8 @@ def gelu_tanh(x):
 def silu(x):
     """x * sigmoid(x), also called swish (Llama)."""
     return jax.nn.silu(x)
+
+
+def tanh(x):
+    """Hyperbolic tangent (BERT's pooler)."""
+    return jnp.tanh(x)

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_lite.model.layers import Linear, dropout
+from t5x_lite.model.layers import Linear, Norm, dropout
+from t5x_lite.model.norms import RMSNorm
 from t5x_lite.sharding import constrain
 
 # Finite, so that a row that may look nowhere (padding) averages its keys instead of giving NaN.
@@ -30,17 +31,38 @@ def causal_mask(query_L, key_M, prefix_BxM=None):
     return mask | (inside[:, :, None] & inside[:, None, :])
 
 
-def attend(q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, *, mask=None, bias=None, scale=1.0, rate=0.0, key=None):
+def near_mask(query_L, key_M, reach: int):
+    """May look: at most `reach` tokens away. [1, L, M]."""
+    return (jnp.abs(key_M[None, :] - query_L[:, None]) <= reach)[None]
+
+
+def soft_cap(x, cap: float | None):
+    """x squeezed smoothly into (-cap, cap) (Gemma 2); x itself if there is no cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def attend(
+    q_BxHxLxK,
+    k_BxGxMxK,
+    v_BxGxMxK,
+    *,
+    mask=None,
+    bias=None,
+    scale=1.0,
+    cap=None,
+    rate=0.0,
+    key=None,
+):
     """softmax(q k^T * scale + bias) v, [B, H, L, K]; scores and softmax in float32.
 
     H is a multiple of G: grouped-query attention shares each key-value head. `mask` is
-    [1 or B, L, M] with True = may look; `bias` is [H, L, M].
+    [1 or B, L, M] with True = may look; `bias` is [H, L, M]; `cap` a soft cap of the scores.
     """
     B, H, L, K = q_BxHxLxK.shape
     G, M = k_BxGxMxK.shape[1:3]
     q = q_BxHxLxK.reshape(B, G, H // G, L, K)
     scores = jnp.einsum('BGSLK,BGMK->BGSLM', q, k_BxGxMxK, preferred_element_type=jnp.float32)
-    scores = scores * scale
+    scores = soft_cap(scores * scale, cap)
     if bias is not None:
         scores = scores + bias.reshape(1, G, H // G, L, M).astype(jnp.float32)
     if mask is not None:
@@ -51,7 +73,10 @@ def attend(q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, *, mask=None, bias=None, scale=1.0, 
 
 
 class Attention(nnx.Module):
-    """Multi-head attention (Vaswani et al. 2017) with optional grouped keys and values."""
+    """Multi-head attention (Vaswani et al. 2017) with optional grouped keys and values.
+
+    With `qk_norm` each head's queries and keys pass an RMSNorm before they are turned (Qwen 3).
+    """
 
     def __init__(self, config, rngs):
         D, H, G, K = config.embed, config.heads, config.groups, config.kv
@@ -64,26 +89,34 @@ class Attention(nnx.Module):
         self.key = Linear((D, G * K), wide, spread('linear', D), rngs, **kv)
         self.value = Linear((D, G * K), wide, spread('linear', D), rngs, **kv)
         self.out = Linear((H * K, D), ('heads', 'embed'), spread('residual', H * K), rngs, **out)
+        norm = lambda: Norm(RMSNorm(config.norm.eps), K) if config.qk_norm else None
+        self.query_norm, self.key_norm = norm(), norm()
 
-    def keys_values(self, memory_BxMxD, positions_BxM=None):
-        """Keys and values of a memory, [B, G, M, K] each, turned by their positions if given."""
+    def keys_values(self, memory_BxMxD, turn=None):
+        """Keys and values of a memory, [B, G, M, K] each, the keys turned if `turn` is given."""
         k_BxGxMxK = self._heads(self.key(memory_BxMxD))
-        if positions_BxM is not None:
-            k_BxGxMxK = self.config.positions.rotate(k_BxGxMxK, positions_BxM)
-        return k_BxGxMxK, self._heads(self.value(memory_BxMxD))
+        return self._placed(k_BxGxMxK, self.key_norm, turn), self._heads(self.value(memory_BxMxD))
 
-    def __call__(self, x_BxLxD, keys_values, *, positions=None, mask=None, bias=None, key=None):
-        """Attention of x to keys and values, [B, L, D]."""
+    def __call__(self, x_BxLxD, keys_values, *, turn=None, mask=None, bias=None, key=None):
+        """Attention of x to keys and values, [B, L, D]; `turn` is what turned the keys."""
         config = self.config
-        q_BxHxLxK = self._heads(self.query(x_BxLxD))
-        if positions is not None:
-            q_BxHxLxK = config.positions.rotate(q_BxHxLxK, positions)
-        scale = config.kv**-0.5 if config.scale_attention else 1.0
+        q_BxHxLxK = self._placed(self._heads(self.query(x_BxLxD)), self.query_norm, turn)
         y_BxHxLxK = attend(
-            q_BxHxLxK, *keys_values, mask=mask, bias=bias, scale=scale, rate=config.dropout, key=key
+            q_BxHxLxK,
+            *keys_values,
+            mask=mask,
+            bias=bias,
+            scale=config.kv**-0.5 if config.scale_attention else 1.0,
+            cap=config.attention_cap,
+            rate=config.dropout,
+            key=key,
         )
         B, L, _ = x_BxLxD.shape
         return self.out(y_BxHxLxK.swapaxes(1, 2).reshape(B, L, -1))
+
+    def _placed(self, x_BxHxLxK, norm, turn):
+        x_BxHxLxK = x_BxHxLxK if norm is None else norm(x_BxHxLxK)
+        return x_BxHxLxK if turn is None else turn(x_BxHxLxK)
 
     def _heads(self, x_BxLxP):
         """[B, L, heads * K] as [B, heads, L, K]: products over heads need no transposes then."""

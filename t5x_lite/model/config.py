@@ -16,6 +16,24 @@ REMAT = ('none', 'dots', 'full')
 
 
 @dataclass(frozen=True, kw_only=True)
+class Local:
+    """Layers with a window: tokens see `reach` tokens either way.
+
+    All but layers 0, global_every, 2 * global_every, ..., which see everything (ModernBERT);
+    `global_every=None` has none of these (Mistral).
+    """
+
+    reach: int
+    global_every: int | None = None
+
+    def __post_init__(self):
+        for name in ('reach', 'global_every'):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f'Local: {name}={value!r} must be an integer of 1 or more')
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Sizes and variants. `encoder_layers, decoder_layers` choose the family: BERT, GPT or T5.
 
@@ -23,24 +41,32 @@ class ModelConfig:
     statistics are float32. Changing `remat` or `unroll` changes memory and speed, no number.
     """
 
-    vocab: int  # rows of the embedding, at least the vocabulary's size
+    vocab: int  # ids that are embedded and scored, at least the vocabulary's size
     embed: int
     heads: int
     mlp: int  # width of the feed-forward layer
     encoder_layers: int = 0
     decoder_layers: int = 0
+    vocab_multiple: int = 1  # the tables get rows up to a multiple, never scored; read `rows`
+    types: int = 0  # sentence marks of the encoder (`token_type_ids`; BERT: 2)
+    embedding_size: int | None = None  # of the tables, projected to embed (ELECTRA); read `table`
     head_size: int | None = None  # None: embed / heads; read `kv`
     kv_heads: int | None = None  # None: as many as heads; fewer for grouped queries; read `groups`
     positions: Any = Rope()
     norm: Any = RMSNorm()
     norm_first: bool = True  # pre-norm with a final norm, or post-norm (BERT)
     norm_embedding: bool = False
+    first_norm: bool = True  # False: no norm before layer 0's attention (ModernBERT)
+    qk_norm: bool = False  # RMSNorm on each head's queries and keys (Qwen 3)
+    local: Local | None = None  # layers with a window
     activation: Callable = gelu
     gated: bool = False  # activation(x W0) * (x W1) (Shazeer 2020)
     bias: bool = False  # biases in linear layers
     tied: bool = True  # output head = token embedding
     scale_logits: bool = False  # tied logits * embed^-1/2 (T5 1.0)
     scale_attention: bool = True  # scores * head_size^-1/2; T5 leaves it out
+    attention_cap: float | None = None  # soft caps of attention scores and of logits (Gemma 2)
+    logits_cap: float | None = None
     dropout: float = 0.0
     init: Any = Normal()
     dtype: str = 'float32'
@@ -49,6 +75,7 @@ class ModelConfig:
 
     def __post_init__(self):
         self._check_sizes()
+        self._check_variants()
         if self.head_size is None and self.embed % self.heads:
             raise ConfigError(
                 f'ModelConfig: heads={self.heads} must divide embed={self.embed}; '
@@ -73,11 +100,12 @@ class ModelConfig:
             raise ConfigError(f'ModelConfig: dropout={self.dropout} must be in [0, 1); try 0.1')
 
     def _check_sizes(self):
-        for name in ('vocab', 'embed', 'heads', 'mlp', 'unroll', 'head_size', 'kv_heads'):
+        optional = ('head_size', 'kv_heads', 'embedding_size')
+        for name in ('vocab', 'vocab_multiple', 'embed', 'heads', 'mlp', 'unroll', *optional):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
+            if not (value is None and name in optional) and (type(value) is not int or value < 1):
                 raise ConfigError(f'ModelConfig: {name}={value!r} must be an integer of 1 or more')
-        for name in ('encoder_layers', 'decoder_layers'):
+        for name in ('encoder_layers', 'decoder_layers', 'types'):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
                 raise ConfigError(f'ModelConfig: {name}={value!r} must be an integer of 0 or more')
@@ -86,6 +114,37 @@ class ModelConfig:
                 'ModelConfig: encoder_layers=0 and decoder_layers=0 is no model; '
                 'set encoder_layers (BERT), decoder_layers (GPT) or both (T5)'
             )
+
+    def _check_variants(self):
+        if self.decoder_layers and self.embedding_size is not None:
+            raise ConfigError(
+                f'ModelConfig: embedding_size={self.embedding_size} is for models without a '
+                f'decoder, here decoder_layers={self.decoder_layers}; leave it out'
+            )
+        if self.types and not self.encoder_layers:
+            raise ConfigError(
+                f'ModelConfig: types={self.types} marks the tokens of an encoder, here '
+                'encoder_layers=0; leave it out'
+            )
+        for name in ('attention_cap', 'logits_cap'):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f'ModelConfig: {name}={value} must be above 0; try 50.0')
+        if not self.first_norm and not self.norm_first:
+            raise ConfigError(
+                'ModelConfig: first_norm=False leaves out a norm before attention, but '
+                'norm_first=False has none; leave first_norm out'
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows of the token tables: vocab, up to a multiple of vocab_multiple."""
+        return -(-self.vocab // self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def table(self) -> int:
+        """Width of the embedding tables: embedding_size, or embed."""
+        return self.embed if self.embedding_size is None else self.embedding_size
 
     @property
     def kv(self) -> int:

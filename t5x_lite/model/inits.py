@@ -9,12 +9,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Normal:
-    """N(0, std^2) everywhere; `residual` / sqrt(2 * layers) as in GPT-2 if `scale_residual`."""
+    """N(0, std^2) everywhere; `residual` / sqrt(2 * layers) as in GPT-2 if `scale_residual`.
+
+    `positions` is the standard deviation of learned positions, None for the same (GPT-2: 0.01).
+    """
 
     std: float = 0.02
     scale_residual: bool = False
+    positions: float | None = None
 
     def stddev(self, role: str, fan_in: int, config) -> float:
+        if role == 'positions' and self.positions is not None:
+            return self.positions
         if role == 'residual' and self.scale_residual:
             return self.std / (2 * max(config.encoder_layers, config.decoder_layers)) ** 0.5
         return self.std

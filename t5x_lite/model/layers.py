@@ -40,10 +40,10 @@ class Linear(nnx.Module):
 class Norm(nnx.Module):
     """The weights of a normalisation value (RMSNorm, LayerNorm), applied by calling it."""
 
-    def __init__(self, config):
-        self.kind = config.norm
-        for name, initial in config.norm.weights.items():
-            setattr(self, name, nnx.Param(initial((config.embed,)), axes=(None,)))
+    def __init__(self, kind, size: int):
+        self.kind = kind
+        for name, initial in kind.weights.items():
+            setattr(self, name, nnx.Param(initial((size,)), axes=(None,)))
 
     def __call__(self, x):
         return self.kind(x, *(getattr(self, name)[...] for name in self.kind.weights))

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 class NoPositions:
     """Knows nothing of order; the other kinds override what they need.
 
-    `weights(config, rngs)` makes a stack's own parameters, handed back to `embed` and `bias`.
+    `weights(config, rngs)` makes a stack's own parameters (each layer's own if `per_layer`), handed
+    back to `embed` and `bias`.
     """
 
     max_length = None  # the longest row that works, None for any
+    per_layer = False
 
     def weights(self, config, rngs):
         return None
@@ -25,8 +27,8 @@ class NoPositions:
         """What is added to the token embeddings, [B, L, D], or None."""
         return None
 
-    def rotate(self, x_BxHxLxK, positions_BxL):
-        """Queries or keys, turned by their positions."""
+    def rotate(self, x_BxHxLxK, positions_BxL, is_local=False):
+        """Queries or keys, turned by their positions; `is_local` in a layer with a window."""
         return x_BxHxLxK
 
     def bias(self, weights, query_L, key_M, bidirectional: bool):
@@ -36,9 +38,13 @@ class NoPositions:
 
 @dataclass(frozen=True)
 class Learned(NoPositions):
-    """A table of `length` vectors, added to the token embeddings (BERT, GPT-2)."""
+    """A table of `length` vectors, added to the token embeddings (BERT, GPT-2).
+
+    The table has `offset` more rows in front that are never looked up (RoBERTa and BART: 2).
+    """
 
     length: int = 512
+    offset: int = 0
 
     @property
     def max_length(self) -> int:
@@ -48,21 +54,28 @@ class Learned(NoPositions):
         from t5x_lite.model.layers import Embedding
 
         stddev = config.init.stddev('positions', config.embed, config)
-        return Embedding(self.length, config.embed, ('positions', 'embed'), stddev, rngs)
+        rows = self.length + self.offset
+        return Embedding(rows, config.table, ('positions', 'embed'), stddev, rngs)
 
     def embed(self, weights, positions_BxL, dtype):
-        return weights(positions_BxL, dtype)
+        return weights(positions_BxL + self.offset, dtype)
 
 
 @dataclass(frozen=True)
 class Rope(NoPositions):
-    """Rotary positions (Su et al. 2021), the halves of a head turned against each other."""
+    """Rotary positions (Su et al. 2021), the halves of a head turned against each other.
+
+    `local_base` is the base in layers with a window (ModernBERT), None for the same.
+    """
 
     base: float = 10_000.0
+    local_base: float | None = None
 
-    def rotate(self, x_BxHxLxK, positions_BxL):
-        half = x_BxHxLxK.shape[-1] // 2
-        frequencies_K = self.base ** -(jnp.arange(half, dtype=jnp.float32) / half)
+    def rotate(self, x_BxHxLxK, positions_BxL, is_local=False):
+        half, base = x_BxHxLxK.shape[-1] // 2, self.base
+        if self.local_base is not None:
+            base = jnp.where(is_local, self.local_base, base)
+        frequencies_K = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
         angles_BxLxK = positions_BxL[..., None].astype(jnp.float32) * frequencies_K[None, None]
         cos, sin = jnp.cos(angles_BxLxK)[:, None], jnp.sin(angles_BxLxK)[:, None]
         a, b = jnp.split(x_BxHxLxK.astype(jnp.float32), 2, axis=-1)
@@ -71,10 +84,14 @@ class Rope(NoPositions):
 
 @dataclass(frozen=True)
 class Relative(NoPositions):
-    """T5's bias by bucketed distance, one table per stack (Raffel et al. 2020, section 2.1)."""
+    """T5's bias by bucketed distance (Raffel et al. 2020, section 2.1).
+
+    One table per stack, or with `per_layer` one per layer (umT5: Chung et al. 2023).
+    """
 
     buckets: int = 32
     max_distance: int = 128
+    per_layer: bool = False
 
     def weights(self, config, rngs):
         from t5x_lite.model.layers import RelativeBias

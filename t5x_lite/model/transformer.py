@@ -1,4 +1,4 @@
-"""The Transformer: blocks, stacks scanned over layers, and Model with encode, decode, logits."""
+"""The Transformer: stacks of blocks scanned over layers, and Model with encode, decode, logits."""
 # SPDX-License-Identifier: Apache-2.0
 
 from typing import Any, NamedTuple
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.model.attention import Attention, causal_mask, segment_mask
+from t5x_lite.model.attention import HIDDEN, causal_mask, segment_mask, soft_cap
+from t5x_lite.model.blocks import Block, Context
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.layers import Embedding, Linear, Norm, dropout
 from t5x_lite.sharding import constrain
@@ -33,130 +34,61 @@ class Cache(NamedTuple):
     memory_segments: Any = None
 
 
-class Context(NamedTuple):
-    """What all layers of a stack share in one pass."""
-
-    positions_BxL: jax.Array
-    mask: Any = None  # [1 or B, L, M]
-    bias: Any = None  # [H, L, M]
-    memory_BxMxD: Any = None
-    memory_mask: Any = None
-    length: Any = None  # of the cache
-
-
-class FeedForward(nnx.Module):
-    """activation(x W) W', or with a gate activation(x W) * (x G) W'."""
-
-    def __init__(self, config, rngs):
-        D, F, bias = config.embed, config.mlp, config.bias
-        spread = lambda role, fan_in: config.init.stddev(role, fan_in, config)
-        self.config = config
-        wide = ((D, F), ('embed', 'mlp'), spread('linear', D), rngs)
-        self.wide = Linear(*wide, bias=bias)
-        self.gate = Linear(*wide, bias=bias) if config.gated else None
-        self.out = Linear((F, D), ('mlp', 'embed'), spread('residual', F), rngs, bias=bias)
-
-    def __call__(self, x_BxLxD, key=None):
-        h_BxLxF = self.config.activation(self.wide(x_BxLxD))
-        if self.gate is not None:
-            h_BxLxF = h_BxLxF * self.gate(x_BxLxD)
-        h_BxLxF = constrain(h_BxLxF, 'batch', 'length', 'mlp')
-        return self.out(dropout(h_BxLxF, self.config.dropout, key))
-
-
-class Block(nnx.Module):
-    """Self-attention, cross-attention where there is a memory, feed-forward; each a residual."""
-
-    def __init__(self, config, cross: bool, rngs):
-        self.config = config
-        self.attention, self.attention_norm = Attention(config, rngs), Norm(config)
-        self.cross = Attention(config, rngs) if cross else None
-        self.cross_norm = Norm(config) if cross else None
-        self.mlp, self.mlp_norm = FeedForward(config, rngs), Norm(config)
-
-    def __call__(self, x_BxLxD, context: Context, key=None, past=None, memory=None):
-        """One layer. `past` is its part of a cache, `memory` its cross keys and values if cached.
-
-        Returns hidden [B, L, D] and the keys and values to remember (None without a cache).
-        """
-        keys = (None,) * 6 if key is None else jax.random.split(key, 6)
-        seen = None
-
-        def self_attention(y_BxLxD):
-            nonlocal seen
-            pairs = self.attention.keys_values(y_BxLxD, context.positions_BxL)
-            if past is not None:
-                pairs = seen = extend(past, pairs, context.length)
-            return self.attention(
-                y_BxLxD,
-                pairs,
-                positions=context.positions_BxL,
-                mask=context.mask,
-                bias=context.bias,
-                key=keys[0],
-            )
-
-        def cross_attention(y_BxLxD):
-            pairs = memory or self.cross.keys_values(context.memory_BxMxD)
-            return self.cross(y_BxLxD, pairs, mask=context.memory_mask, key=keys[2])
-
-        x_BxLxD = self._residual(x_BxLxD, self.attention_norm, self_attention, keys[1])
-        if context.memory_BxMxD is not None or memory is not None:
-            x_BxLxD = self._residual(x_BxLxD, self.cross_norm, cross_attention, keys[3])
-        feed_forward = lambda y_BxLxD: self.mlp(y_BxLxD, keys[4])
-        x_BxLxD = self._residual(x_BxLxD, self.mlp_norm, feed_forward, keys[5])
-        return constrain(x_BxLxD, 'batch', 'length', None), seen
-
-    def _residual(self, x_BxLxD, norm, branch, key):
-        rate = self.config.dropout
-        if self.config.norm_first:
-            return x_BxLxD + dropout(branch(norm(x_BxLxD)), rate, key)
-        return norm(x_BxLxD + dropout(branch(x_BxLxD), rate, key))
-
-
-def extend(past, pairs, length):
-    """A layer's cached keys and values [B, G, M, K] with new ones written from `length` on."""
-    return tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), length, axis=2)
-        for old, new in zip(past, pairs, strict=True)
-    )
-
-
 class Stack(nnx.Module):
-    """Equal blocks as one stacked block, run by a scan over layers; positions; the final norm."""
+    """What is added to token embeddings; equal blocks, stacked, run by a scan; the final norm."""
 
-    def __init__(self, config, layers: int, cross: bool, rngs):
-        self.config = config
-        self.positions = config.positions.weights(config, rngs)
+    def __init__(self, config, layers: int, cross: bool, types: int, rngs):
+        self.config, D, E = config, config.embed, config.table
+        kind = config.positions
+        self.positions = None if kind.per_layer else kind.weights(config, rngs)
         make = lambda key: Block(config, cross, nnx.Rngs(params=key))
         self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers))
-        self.embedding_norm = Norm(config) if config.norm_embedding else None
-        self.norm = Norm(config) if config.norm_first else None
+        spread = lambda role, fan_in: config.init.stddev(role, fan_in, config)
+        table = (types, E, (None, 'embed'), spread('embedding', E), rngs)
+        self.types = Embedding(*table) if types else None
+        self.embedding_norm = Norm(config.norm, E) if config.norm_embedding else None
+        wider = ((E, D), (None, 'embed'), spread('linear', E), rngs)
+        self.projection = None if E == D else Linear(*wider, bias=True)
+        self.norm = Norm(config.norm, D) if config.norm_first else None
 
     def __call__(self, x_BxLxD, context: Context, key=None, past=None, memory=None):
         """All layers: hidden [B, L, D], and the stacked keys and values to remember."""
-        rate, layer_keys = self.config.dropout, None
+        layers, layer_keys = _layers(self.blocks), None
         if key is not None:
             key, layers_key = jax.random.split(key)
-            layer_keys = jax.random.split(layers_key, _layers(self.blocks))
-        added = self.config.positions.embed(self.positions, context.positions_BxL, x_BxLxD.dtype)
-        x_BxLxD = x_BxLxD if added is None else x_BxLxD + added
-        if self.embedding_norm is not None:
-            x_BxLxD = self.embedding_norm(x_BxLxD)
-        x_BxLxD = constrain(dropout(x_BxLxD, rate, key), 'batch', 'length', None)
+            layer_keys = jax.random.split(layers_key, layers)
+        x_BxLxD = self._embedded(x_BxLxD, context, key)
 
         def layer(x_BxLxD, xs):
-            block, layer_key, layer_past, layer_memory = xs
-            return block(x_BxLxD, context, layer_key, layer_past, layer_memory)
+            block, index, *rest = xs
+            return block(x_BxLxD, context, index, *rest)
 
         if self.config.remat != 'none':
             layer = jax.checkpoint(layer, policy=SAVED[self.config.remat], prevent_cse=False)
-        xs = (self.blocks, layer_keys, past, memory)
-        unroll = min(self.config.unroll, _layers(self.blocks))
+        xs = (self.blocks, jnp.arange(layers), layer_keys, past, memory)
+        unroll = min(self.config.unroll, layers)
         x_BxLxD, seen = jax.lax.scan(layer, x_BxLxD, xs, unroll=unroll)
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), seen
 
+    def _embedded(self, x_BxLxD, context: Context, key):
+        """Token embeddings with what else is known of the tokens, as the first layer takes them."""
+        dtype = x_BxLxD.dtype
+        added = self.config.positions.embed(self.positions, context.positions_BxL, dtype)
+        x_BxLxD = x_BxLxD if added is None else x_BxLxD + added
+        if self.types is not None:
+            types_BxL = context.types_BxL
+            types_BxL = jnp.zeros(x_BxLxD.shape[:2], int) if types_BxL is None else types_BxL
+            x_BxLxD = x_BxLxD + self.types(types_BxL, dtype)
+        if self.embedding_norm is not None:
+            x_BxLxD = self.embedding_norm(x_BxLxD)
+        x_BxLxD = dropout(x_BxLxD, self.config.dropout, key)
+        x_BxLxD = x_BxLxD if self.projection is None else self.projection(x_BxLxD)
+        return constrain(x_BxLxD, 'batch', 'length', None)
+
     def bias(self, query_L, key_M, bidirectional: bool):
+        """What is added to attention scores in all layers alike, [H, L, M], or None."""
+        if self.config.positions.per_layer:
+            return None
         return self.config.positions.bias(self.positions, query_L, key_M, bidirectional)
 
 
@@ -173,24 +105,30 @@ class Model(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, heads=None):
         self.config = config
         spread = config.init.stddev('embedding', config.embed, config)
-        table = (config.vocab, config.embed, ('vocab', 'embed'), spread, rngs)
-        self.token_embedding = Embedding(*table)
-        layers, cross = (config.encoder_layers, config.decoder_layers), config.encoder_layers > 0
-        self.encoder = Stack(config, layers[0], False, rngs) if layers[0] else None
-        self.decoder = Stack(config, layers[1], cross, rngs) if layers[1] else None
+        table = (config.rows, config.table, ('vocab', 'embed'))
+        self.token_embedding = Embedding(*table, spread, rngs)
+        encoder, decoder = config.encoder_layers, config.decoder_layers
+        self.encoder = Stack(config, encoder, False, config.types, rngs) if encoder else None
+        self.decoder = Stack(config, decoder, encoder > 0, 0, rngs) if decoder else None
         spread = config.init.stddev('linear', config.embed, config)
-        table = (config.vocab, config.embed, ('vocab', 'embed'), spread, rngs)
-        self.output = None if config.tied else Embedding(*table)
+        self.output = None if config.tied else Embedding(*table, spread, rngs)
         self.heads = nnx.Dict({k: head.build(config, rngs) for k, head in (heads or {}).items()})
 
-    def encode(self, tokens_BxL, *, segments=None, positions=None, key=None):
-        """Hidden states [B, L, D] of the encoder. Segment 0 is padding; dropout if key."""
+    def encode(self, tokens_BxL, *, segments=None, positions=None, types=None, key=None):
+        """Hidden states [B, L, D] of the encoder. Segment 0 is padding; dropout if key.
+
+        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None.
+        """
         if self.encoder is None:
             raise ConfigError('Model.encode: encoder_layers=0, there is no encoder')
         segments = jnp.ones_like(tokens_BxL) if segments is None else segments
         index_L = jnp.arange(tokens_BxL.shape[1])
         context = Context(
             positions_BxL=_positions(tokens_BxL, positions),
+            query_L=index_L,
+            key_M=index_L,
+            bidirectional=True,
+            types_BxL=types,
             mask=segment_mask(segments, segments),
             bias=self.encoder.bias(index_L, index_L, True),
         )
@@ -229,6 +167,9 @@ class Model(nnx.Module):
             memory_segments = jnp.ones(memory.shape[:2], jnp.int32)
         context = Context(
             positions_BxL=_positions(tokens_BxL, positions, start),
+            query_L=query_L,
+            key_M=key_M,
+            bidirectional=False,
             mask=segment_mask(segments, key_segments) & causal_mask(query_L, key_M, prefix),
             bias=self.decoder.bias(query_L, key_M, False),
             memory_BxMxD=memory,
@@ -264,11 +205,14 @@ class Model(nnx.Module):
 
     def logits(self, hidden_BxLxD):
         """Scores over the vocabulary, [B, L, V] in float32."""
-        if self.output is not None:
-            return constrain(self.output.logits(hidden_BxLxD), 'batch', 'length', 'vocab')
-        logits_BxLxV = self.token_embedding.logits(hidden_BxLxD)
-        if self.config.scale_logits:
-            logits_BxLxV = logits_BxLxV * self.config.embed**-0.5
+        config, output = self.config, self.output or self.token_embedding
+        logits_BxLxV = output.logits(hidden_BxLxD)
+        if config.tied and config.scale_logits:
+            logits_BxLxV = logits_BxLxV * config.embed**-0.5
+        logits_BxLxV = soft_cap(logits_BxLxV, config.logits_cap)
+        if config.rows > config.vocab:  # rows that pad the table are never the answer
+            used_V = jnp.arange(config.rows) < config.vocab
+            logits_BxLxV = jnp.where(used_V[None, None], logits_BxLxV, HIDDEN)
         return constrain(logits_BxLxV, 'batch', 'length', 'vocab')
 
 

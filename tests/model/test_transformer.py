@@ -10,7 +10,7 @@ import pytest
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.model import activations, inits, norms, positions
-from t5x_lite.model.config import ModelConfig
+from t5x_lite.model.config import Local, ModelConfig
 from t5x_lite.model.transformer import build
 
 SMALL = dict(vocab=50, embed=32, heads=4, mlp=48)
@@ -28,6 +28,16 @@ VARIANTS = {
     'post-norm': dict(norm_first=False, norm_embedding=True, norm=norms.LayerNorm(1e-12)),
     'grouped': dict(kv_heads=2, gated=True, activation=activations.silu),
     'none': dict(positions=positions.NoPositions()),
+    'umt5': dict(positions=positions.Relative(8, 16, per_layer=True), scale_attention=False),
+    'modernbert': dict(
+        positions=positions.Rope(160_000.0, local_base=10_000.0),
+        norm=norms.LayerNorm(bias=False),
+        norm_embedding=True,
+        first_norm=False,
+        local=Local(reach=9, global_every=2),
+        gated=True,
+    ),
+    'qwen': dict(kv_heads=2, qk_norm=True, attention_cap=50.0, logits_cap=30.0, tied=False),
 }
 
 
@@ -147,15 +157,16 @@ def test_layers_run_in_order_and_each_has_its_own_weights():
         single = build(one)
         single.encoder.blocks = jax.tree.map(lambda w, i=i: w[i : i + 1], model.encoder.blocks)
         context = _context(single, x)
-        hidden, _ = jax.tree.map(lambda w: w[0], single.encoder.blocks)(hidden, context)
+        hidden, _ = jax.tree.map(lambda w: w[0], single.encoder.blocks)(hidden, context, i)
     close(model.encoder.norm(hidden), model.encode(x))
 
 
 def _context(model, x):
-    from t5x_lite.model.transformer import Context
+    from t5x_lite.model.blocks import Context
 
-    place = jnp.broadcast_to(jnp.arange(x.shape[1])[None], x.shape)
-    return Context(positions_BxL=place)
+    index_L = jnp.arange(x.shape[1])
+    place = jnp.broadcast_to(index_L[None], x.shape)
+    return Context(positions_BxL=place, query_L=index_L, key_M=index_L, bidirectional=True)
 
 
 def test_bfloat16_compute_stays_near_float32():
@@ -212,3 +223,76 @@ def test_a_bad_config_is_one_clear_message(change, words):
     with pytest.raises(ConfigError) as error:
         ModelConfig(**{**SMALL, 'encoder_layers': 1, **change})
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_window_hides_what_is_farther_away_but_not_in_global_layers():
+    x, window = tokens(1, 12), Local(reach=2)
+    changed = x.at[:, 8].set((x[:, 8] + 1) % 50)
+    near = make('rope', encoder=1, local=window)
+    moved = jnp.abs(near.encode(x) - near.encode(changed)).max(-1)[0] > 1e-6
+    assert moved.tolist() == [6 <= i <= 10 for i in range(12)]
+    every = make('rope', encoder=1, local=Local(reach=2, global_every=3))
+    assert (jnp.abs(every.encode(x) - every.encode(changed)).max(-1) > 1e-6).all()
+    # of two layers the second is local: what the first one saw everywhere stays seen
+    two = make('rope', encoder=2, local=Local(reach=2, global_every=2))
+    assert (jnp.abs(two.encode(x) - two.encode(changed)).max(-1) > 1e-7).all()
+
+
+def test_the_local_base_turns_local_layers_only():
+    x = tokens(1, 12)
+    rope = dict(base=100.0, local_base=10_000.0)
+    variant = lambda position, local: build(
+        ModelConfig(**SMALL, encoder_layers=1, positions=position, local=local), seed=1
+    ).encode(x)
+    wide = Local(reach=50)
+    close(variant(positions.Rope(**rope), wide), variant(positions.Rope(10_000.0), wide))
+    every = Local(reach=50, global_every=1)
+    close(variant(positions.Rope(**rope), every), variant(positions.Rope(100.0), None))
+
+
+def test_the_first_norm_can_be_left_out():
+    x = tokens()
+    model = make('rope', encoder=2, first_norm=False)
+    scale = model.encoder.blocks.attention_norm.scale
+    before = model.encode(x)
+    scale[...] = scale[...].at[0].set(7.0)
+    close(before, model.encode(x), 0)
+    scale[...] = scale[...].at[1].set(7.0)
+    assert jnp.abs(before - model.encode(x)).max() > 1e-3
+
+
+def test_sentence_marks_and_narrow_tables():
+    config = ModelConfig(
+        **SMALL,
+        encoder_layers=2,
+        types=2,
+        embedding_size=8,
+        positions=positions.Learned(16, offset=2),
+        norm_embedding=True,
+    )
+    model, x = build(config, seed=1), tokens()
+    assert model.token_embedding.embedding.shape == (50, 8)
+    assert model.encoder.positions.embedding.shape == (18, 8)
+    assert model.encode(x).shape == (2, 10, 32)
+    zeros = jnp.zeros_like(x)
+    close(model.encode(x), model.encode(x, types=zeros), 0)
+    assert jnp.abs(model.encode(x) - model.encode(x, types=zeros + 1)).max() > 1e-4
+
+
+def test_rows_that_pad_the_table_are_never_scored():
+    x = tokens()
+    plain = make('rope', decoder=1)
+    padded = make('rope', decoder=1, vocab_multiple=64)
+    table = jnp.pad(plain.token_embedding.embedding[...], ((0, 14), (0, 0)), constant_values=1.0)
+    padded.token_embedding.embedding[...] = table
+    padded.decoder = plain.decoder
+    a, b = (model.logits(model.decode(x)[0]) for model in (plain, padded))
+    assert b.shape[-1] == 64
+    close(jax.nn.log_softmax(a), jax.nn.log_softmax(b)[..., :50])
+    assert (jax.nn.softmax(b)[..., 50:] == 0).all()
+
+
+def test_logits_are_capped_smoothly():
+    model, x = make('qwen', decoder=1), tokens()
+    logits = model.logits(1e4 * model.decode(x)[0])
+    assert 29.0 < jnp.abs(logits).max() <= 30.0
