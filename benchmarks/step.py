@@ -37,7 +37,7 @@ from t5x_lite.overrides import override
 PRESETS = {
     name: value
     for name, value in inspect.getmembers(presets, inspect.isfunction)
-    if value.__module__ == presets.__name__ and not name.startswith('_')
+    if name in presets.__all__ and not name.startswith('_')
 }
 OBJECTIVES = {
     'causal_lm': causal_lm(separate=False),
