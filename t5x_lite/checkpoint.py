@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from t5x_lite.errors import RunError
@@ -75,6 +76,10 @@ class Checkpointer:
                 enable_async_checkpointing=True,
             ),
         )
+
+    def empty(self) -> bool:
+        """There is nothing to go on from."""
+        return not self._manager.all_steps()
 
     def save(self, step: int, state, data: Mapping, window: Mapping, metrics: Mapping) -> None:
         """Begins to save a step; RunError if an earlier save failed. A saved step is left alone.
@@ -164,14 +169,45 @@ def read_params(folder: Path, step: int | None, like) -> tuple[int, Any]:
     Only reads: the run may be going on. RunError if there is no such step or it cannot be read; a
     newer step that cannot be read is passed over with a warning.
     """
+    wanted = _params_like(like)
+    read = lambda manager, found: manager.restore(found, args=wanted)['state']['params']
+    return _newest(folder, step, read)
+
+
+def saved_shapes(folder: Path, step: int | None) -> tuple[int, dict[str, tuple[int, ...]]]:
+    """(step, {path: shape}) of the parameters of one step, or of the newest if None."""
+    read = lambda manager, found: manager.item_metadata(found)['state']['params']
+    found, params = _newest(folder, step, read)
+    return found, {path: tuple(x.shape) for path, x in flatten_dict(params, sep='/').items()}
+
+
+def read_arrays(folder: Path, step: int, like: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Some parameters of a step by their paths, each placed as the array of `like` is."""
+    shapes = {
+        path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for path, x in like.items()
+    }
+    _, params = read_params(folder, step, unflatten_dict(shapes, sep='/'))
+    return flatten_dict(params, sep='/')
+
+
+def write_params(folder: Path, params) -> None:
+    """A checkpoint of step 0 that has parameters only: what was imported, not trained."""
+    with ocp.CheckpointManager(Path(folder).absolute()) as manager:
+        manager.save(0, args=ocp.args.Composite(state=ocp.args.StandardSave({'params': params})))
+
+
+def _params_like(like):
+    like = {'params': like}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    wanted = ocp.args.PyTreeRestore(like, partial_restore=True, restore_args=restore_args)
+    return ocp.args.Composite(state=wanted)
+
+
+def _newest(folder: Path, step: int | None, read) -> tuple[int, Any]:
+    """(step, read(manager, step)) of one step, or of the newest at which `read` works."""
     options = ocp.CheckpointManagerOptions(read_only=True)
     handlers = {'state': ocp.PyTreeCheckpointHandler()}
-    like = {'params': like}
-    wanted = ocp.args.PyTreeRestore(
-        like,
-        partial_restore=True,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(like),
-    )
     if not Path(folder).is_dir():
         raise RunError(f'{folder}: there are no checkpoints')
     with ocp.CheckpointManager(
@@ -180,8 +216,7 @@ def read_params(folder: Path, step: int | None, like) -> tuple[int, Any]:
         steps = sorted(manager.all_steps(), reverse=True)
         for found in steps if step is None else {step} & set(steps):
             try:
-                restored = manager.restore(found, args=ocp.args.Composite(state=wanted))
-                return found, restored['state']['params']
+                return found, read(manager, found)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 log.warning(
                     'checkpoint %s/%d cannot be read: %s', folder, found, _first_line(error)

@@ -83,6 +83,7 @@ class Experiment:
     optimizer: Any
     steps: int
     evals: Mapping[str, Any] = field(default_factory=dict)
+    init: Any = None  # where a fresh run's weights come from (warm_start.py); None draws them
     mesh: MeshShape = MeshShape()
     rules: Mapping[str, Any] = field(default_factory=lambda: dict(RULES))
     microbatches: int = 1

@@ -72,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument('run', type=Path, help='folder of the run')
     command.set_defaults(run_command=report)
 
+    command = commands.add_parser('ckpt', help='weights from and for Hugging Face files')
+    _add_ckpt(command.add_subparsers(required=True, metavar='WHAT'))
+
     command = commands.add_parser('data', help='vocabularies')
     _add_data(command.add_subparsers(required=True, metavar='WHAT'))
     return top
@@ -102,6 +105,30 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         help='a gin binding, --gin.NAME=VALUE',
     )
     command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
+
+
+def _add_ckpt(commands) -> None:
+    command = commands.add_parser('import', help="a folder of files as a run's folder")
+    command.add_argument(
+        '--from', required=True, type=Path, dest='source', help='with config.json and safetensors'
+    )
+    command.add_argument('--to', required=True, type=Path, help='the folder of the run to make')
+    command.add_argument(
+        '--loose', action='store_true', help='leave out tensors that have no place in the model'
+    )
+    command.set_defaults(run_command=import_weights)
+
+    command = commands.add_parser('export', help='a run as files that transformers loads')
+    command.add_argument('--from', required=True, type=Path, dest='source', help='folder of a run')
+    command.add_argument('--to', required=True, type=Path, help='the folder to make')
+    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    command.add_argument(
+        '--dtype',
+        default='float32',
+        choices=('float32', 'bfloat16', 'float16'),
+        help='of the tensors (default: %(default)s)',
+    )
+    command.set_defaults(run_command=export_weights)
 
 
 def _add_data(commands) -> None:
@@ -196,6 +223,20 @@ def config(options) -> None:
     from t5x_lite import printing
 
     print(printing.explain(load(options)))
+
+
+def import_weights(options) -> None:
+    from t5x_lite.interop import exchange
+
+    print(exchange.import_folder(options.source, options.to, strict=not options.loose))
+
+
+def export_weights(options) -> None:
+    from t5x_lite.interop import exchange
+
+    target = options.to
+    step = exchange.export_run(options.source, target, step=options.step, dtype=options.dtype)
+    print(f'step {step} of {options.source}: {target.resolve()}')
 
 
 def report(options) -> None:

@@ -27,13 +27,13 @@ class Line(NamedTuple):
     whole: bool = False
 
 
-def source(value) -> str:
-    """Python source that defines an equal `experiment` when it is run, all fields written out.
+def source(value, variable: str = 'experiment') -> str:
+    """Python source that defines an equal `variable` when it is run, all fields written out.
 
     Raises:
       ConfigError: a value that no source can name, such as a lambda; names its field.
     """
-    return _join(*_print(value))
+    return _join(*_print(value, variable))
 
 
 def explain(loaded) -> str:
@@ -64,8 +64,8 @@ def difference(old: str, new: str) -> list[str]:
 class _Names:
     """The names that a source imports, two different things of one name told apart."""
 
-    def __init__(self):
-        self.known: dict[str, Any] = {'experiment': None}  # printed name -> what it stands for
+    def __init__(self, variable: str):
+        self.known: dict[str, Any] = {variable: None}  # printed name -> what it stands for
         self.imports: dict[str, set[str]] = defaultdict(set)  # module -> 'name' or 'name as other'
 
     def name(self, thing, path: str) -> str:
@@ -93,9 +93,9 @@ class _Names:
                 yield f'from {module} import (\n' + ''.join(f'    {n},\n' for n in names) + ')'
 
 
-def _print(value) -> tuple[list[Line], list[Line]]:
-    names = _Names()
-    lines = _lines('experiment = ', value, '', 0, '', names)
+def _print(value, variable: str = 'experiment') -> tuple[list[Line], list[Line]]:
+    names = _Names(variable)
+    lines = _lines(f'{variable} = ', value, '', 0, '', names)
     return [Line(text) for text in names.lines()], lines
 
 

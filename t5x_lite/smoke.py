@@ -50,6 +50,7 @@ def shrink(experiment: Experiment, *, data_dir: bool = False) -> Experiment:
     return dataclasses.replace(
         experiment,
         **changes,
+        init=None,  # other sizes than those of the weights that it names
         model=_model(experiment.model, TEXT_VOCABULARY if replaced else experiment.model.vocab),
         streams=streams,
         optimizer=rescale(experiment.optimizer, steps, experiment.steps),

@@ -29,6 +29,11 @@ def abstract_model(experiment: Experiment):
     return jax.eval_shape(make)
 
 
+def abstract_params(experiment: Experiment) -> dict:
+    """The parameters' shapes, nested as they train."""
+    return nnx.to_pure_dict(nnx.state(abstract_model(experiment)))
+
+
 def model_of(experiment: Experiment):
     """The function params -> Model: the experiment's architecture around those weights."""
     graph = nnx.graphdef(abstract_model(experiment))
@@ -53,6 +58,13 @@ def state_shardings(experiment: Experiment, mesh) -> TrainState:
 def make_init(experiment: Experiment, mesh):
     """A jitted function () -> TrainState whose arrays are made where they live."""
     return jax.jit(lambda: init_state(experiment), out_shardings=state_shardings(experiment, mesh))
+
+
+def with_params(experiment: Experiment, mesh, state: TrainState, params) -> TrainState:
+    """The state with these weights, already placed, and an optimizer that begins with them."""
+    where = state_shardings(experiment, mesh).opt_state
+    init = jax.jit(experiment.optimizer.build().init, out_shardings=where)
+    return state._replace(params=params, opt_state=init(params))
 
 
 def batch_means(experiment: Experiment, model, batches, key=None) -> dict[str, Mean]:

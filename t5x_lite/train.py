@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_lite import metrics, sharding, step
 from t5x_lite.checkpoint import Checkpointer
@@ -86,15 +87,16 @@ def start(experiment: Experiment, folder: Path, stack, wandb: bool) -> Run:
     """Compiles, opens the data, restores or initialises; what must be closed is put on `stack`."""
     experiment.check_devices(jax.device_count())
     mesh, reporter = sharding.make_mesh(experiment.mesh), Reporter(experiment.steps)
+    checkpoints = Checkpointer(folder / 'checkpoints', experiment.checkpoint)
+    weights = open_init(experiment) if checkpoints.empty() else None
     with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles
         opening = pool.submit(open_streams, experiment)
         train_step = compile_step(experiment, mesh)
         loaders = opening.result()
-    checkpoints = Checkpointer(folder / 'checkpoints', experiment.checkpoint)
     writer = metrics.Writer(folder, wandb=wandb)
     for closing in (reporter, writer, checkpoints, *loaders.values()):
         stack.callback(closing.close)
-    state, window = restore_or_init(experiment, mesh, checkpoints, loaders, reporter)
+    state, window = restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights)
     evaluators = {name: e.open(experiment, mesh) for name, e in experiment.evals.items()}
     parts = (mesh, train_step, loaders, evaluators, checkpoints, writer, reporter)
     return Run(experiment, folder, *parts, state, window)
@@ -132,11 +134,25 @@ def compile_step(experiment: Experiment, mesh):
     return step.make_train_step(experiment, mesh).lower(state, batches).compile()
 
 
-def restore_or_init(experiment, mesh, checkpoints, loaders, reporter):
+def open_init(experiment: Experiment):
+    """What a fresh run's weights are read from, checked before memory is taken; None: drawn."""
+    if experiment.init is None:
+        return None
+    params = step.abstract_params(experiment)
+    shapes = {path: x.shape for path, x in flatten_dict(params, sep='/').items()}
+    return experiment.init.open(experiment.model, experiment.heads, shapes)
+
+
+def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):
     """(TrainState, Window) of the newest checkpoint, its data positions set; or fresh ones."""
     found = checkpoints.restore(step.abstract_state(experiment, mesh))
     if found is None:
-        return step.make_init(experiment, mesh)(), Window()
+        state = step.make_init(experiment, mesh)()
+        if weights is not None:
+            loaded = weights.load(flatten_dict(state.params, sep='/'))
+            state = step.with_params(experiment, mesh, state, unflatten_dict(loaded, sep='/'))
+            reporter.say(weights.told)
+        return state, Window()
     number, state, data, means = found
     for name, rows in loaders.items():
         rows.restore(data[name])

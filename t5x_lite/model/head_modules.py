@@ -41,11 +41,10 @@ class Classifier(nnx.Module):
     def __init__(self, head, config, rngs):
         D, self.activation = config.embed, head.activation
         spread = config.init.stddev('linear', D, config)
-        self.dense = self.norm = None
-        if head.activation is not None:
-            axes = ('embed', None)
-            self.dense = Linear((D, D), axes, spread, rngs, bias=head.hidden_bias)
-            self.norm = Norm(config.norm, D) if head.norm else None
+        hidden = ((D, D), ('embed', None), spread, rngs)
+        deep = head.activation is not None
+        self.dense = Linear(*hidden, bias=head.hidden_bias) if deep else None
+        self.norm = Norm(config.norm, D) if head.norm else None
         self.output = Linear((D, head.labels), ('embed', None), spread, rngs, bias=head.bias)
 
     def __call__(self, x):

@@ -1,0 +1,2 @@
+"""Weights in and out: Hugging Face files and T5X checkpoints, one name table per family."""
+# SPDX-License-Identifier: Apache-2.0

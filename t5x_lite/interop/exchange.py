@@ -1,0 +1,139 @@
+"""`t5x-lite ckpt`: a folder of Hugging Face files as a run's folder, and the other way round."""
+# SPDX-License-Identifier: Apache-2.0
+
+import contextlib
+import runpy
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t5x_lite.errors import ConfigError
+from t5x_lite.model.config import ModelConfig
+
+MODEL = 'model.py'
+TOKENIZER = 'tokenizer'
+TOKENIZER_FILES = (
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'special_tokens_map.json',
+    'added_tokens.json',
+    'vocab.txt',
+    'vocab.json',
+    'merges.txt',
+    'spiece.model',
+    'tokenizer.model',
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A model and its heads: what the folder of an imported run says of it, in model.py."""
+
+    model: ModelConfig
+    heads: Mapping[str, Any]
+
+
+def import_folder(source: Path, run: Path, *, strict: bool = True) -> str:
+    """Makes a run's folder, with a checkpoint of step 0, of a folder of files; what was loaded.
+
+    Raises:
+      ConfigError: a folder that is not empty, or files that do not fit; nothing is written then.
+    """
+    import jax
+    from flax import nnx
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    from t5x_lite import checkpoint, printing
+    from t5x_lite.interop import hugging_face
+    from t5x_lite.model import transformer
+    from t5x_lite.warm_start import from_hf
+
+    opened = hugging_face.open_folder(source)
+    own = Architecture(model=_model_of(opened), heads=hugging_face.heads_of(opened))
+    graph = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
+    arrays = flatten_dict(nnx.to_pure_dict(nnx.state(graph)), sep='/')
+    shapes = {path: x.shape for path, x in arrays.items()}
+    weights = from_hf(str(source), strict=strict).open(own.model, own.heads, shapes)
+    with written_whole(run) as new:
+        params = unflatten_dict(weights.load(arrays), sep='/')
+        checkpoint.write_params(new / 'checkpoints', params)
+        text = printing.source(own, 'architecture')
+        (new / MODEL).write_text(text, encoding='utf-8')
+        _copy_tokenizer(source, new / TOKENIZER)
+    return weights.told
+
+
+def _model_of(opened) -> ModelConfig:
+    try:
+        return opened.family.to_model(opened.fields)
+    except ConfigError as error:
+        raise ConfigError(f'{opened.folder}: {error}') from error
+
+
+def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str = 'float32') -> int:
+    """Writes a run's checkpoint as files that transformers loads; the step it was.
+
+    Raises:
+      ConfigError: no run, a folder that is not empty, a model of no known family.
+      RunError: a checkpoint that is missing or damaged.
+    """
+    import jax
+    from flax import nnx
+    from flax.traverse_util import flatten_dict
+
+    from t5x_lite import checkpoint
+    from t5x_lite.interop import hugging_face
+    from t5x_lite.model import transformer
+
+    own = architecture_of(run)
+    hugging_face.family_of(own.model)
+    with written_whole(target) as new:
+        graph = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+            nnx.to_pure_dict(nnx.state(graph)),
+        )
+        found, params = checkpoint.read_params(run / 'checkpoints', step, like)
+        arrays = flatten_dict(params, sep='/')
+        hugging_face.write_folder(new, own.model, own.heads, arrays, dtype=dtype)
+        _copy_tokenizer(run / TOKENIZER, new)
+    return found
+
+
+def architecture_of(run: Path) -> Architecture:
+    """The model and the heads of a run's folder, trained or imported."""
+    if (run / MODEL).is_file():
+        return runpy.run_path(str(run / MODEL))['architecture']
+    if (run / 'experiment.py').is_file():
+        from t5x_lite import config
+
+        experiment = config.load(run / 'experiment.py').experiment
+        return Architecture(model=experiment.model, heads=experiment.heads)
+    raise ConfigError(f'{run}: no run is there (neither experiment.py nor {MODEL})')
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            target.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, target / name)
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its name at the end, or goes if something fails."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f'{folder}: is there already; name a new folder')
+    new = folder.with_name(f'{folder.name}.new')
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if folder.exists():
+            folder.rmdir()
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

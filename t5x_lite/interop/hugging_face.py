@@ -1,0 +1,241 @@
+"""A folder of Hugging Face files as a model's weights, and a model as such a folder."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from t5x_lite.errors import ConfigError
+from t5x_lite.interop import families, files, transfer
+from t5x_lite.interop.names import Family, HeadNames, Weight
+from t5x_lite.model.config import ModelConfig
+
+CONFIG = 'config.json'
+# A file's config does not bind these: they change no shape and no result without dropout.
+FREE = ('dropout', 'init', 'dtype', 'remat', 'unroll', 'vocab_multiple')
+
+
+class Source(NamedTuple):
+    """A folder of files: its family, its config.json, its tensors by the names of tables."""
+
+    folder: Path
+    family: Family
+    fields: Mapping[str, Any]
+    tensors: Mapping[str, files.Tensor]
+
+    @property
+    def labels(self) -> int:
+        return len(self.fields.get('id2label') or '12')  # transformers' default is two
+
+    @property
+    def architecture(self) -> str:
+        return (self.fields.get('architectures') or [self.family.base])[0]
+
+
+def open_folder(folder: str | Path) -> Source:
+    """A folder's files, looked at but not read.
+
+    Raises:
+      ConfigError: a missing or damaged file, pickles, an unknown family.
+    """
+    folder = Path(folder)
+    tensors = files.read_folder(folder)
+    fields = files.read_json(folder / CONFIG)
+    family = families.of_fields(fields)
+    tensors = transfer.rename(tensors, family.prefix, family.renamed, family.ignored)
+    return Source(folder, family, fields, tensors)
+
+
+def heads_of(source: Source) -> dict[str, Any]:
+    """The heads that the folder's architecture has, {name: value}."""
+    family, architecture = source.family, source.architecture
+    names = family.together.get(architecture) or [
+        name for name, head in family.heads.items() if head.architecture == architecture
+    ]
+    return {
+        name: family.heads[name].build(source.labels)
+        for name in names
+        if _has(source, family.heads[name])
+    }
+
+
+def _has(source: Source, head: HeadNames) -> bool:
+    prefix = source.family.prefix
+    return all(weight.name.removeprefix(prefix) in source.tensors for weight in head.weights)
+
+
+def plan(source: Source, model: ModelConfig, heads: Mapping[str, Any], shapes) -> transfer.Plan:
+    """What of the folder goes where in a model with these heads; those it lacks stay as they are.
+
+    Raises:
+      ConfigError: another architecture, a tensor that is missing or does not fit.
+    """
+    check_same(source, model)
+    weights = list(source.family.weights(model))
+    for name, value in heads.items():
+        found = _matching(source, value)
+        if found is not None:
+            weights += _below(f'heads/{name}', found, source.family.prefix)
+    try:
+        return transfer.plan(weights, shapes, source.tensors, model.vocab)
+    except ConfigError as error:
+        raise ConfigError(f'{source.folder}: {error}') from error
+
+
+def check_same(source: Source, model: ModelConfig) -> None:
+    """ConfigError, naming the field, if the model is not of the folder's architecture."""
+    try:
+        theirs = source.family.to_model(source.fields)
+    except ConfigError as error:
+        raise ConfigError(f'{source.folder}: {error}') from error
+    for field in dataclasses.fields(ModelConfig):
+        ours, other = getattr(model, field.name), getattr(theirs, field.name)
+        if field.name == 'vocab':
+            differs = ours > max(other, _rows(source, theirs))
+        else:
+            differs = ours != other and field.name not in FREE
+        if differs:
+            raise ConfigError(
+                f'{source.folder}: has {field.name}={_shown(other)}, but the model has '
+                f'{field.name}={_shown(ours)}; set model.{field.name}={_shown(other)}'
+            )
+
+
+def _rows(source: Source, theirs: ModelConfig) -> int:
+    table = next(w for w in source.family.weights(theirs) if w.vocab)
+    return source.tensors[table.name].shape[0] if table.name in source.tensors else 0
+
+
+def _shown(value) -> str:
+    return getattr(value, '__name__', None) or repr(value)
+
+
+def _matching(source: Source, value) -> HeadNames | None:
+    """The file's head that is equal to the value, the architecture's own first."""
+    candidates = sorted(
+        source.family.heads.values(), key=lambda head: head.architecture != source.architecture
+    )
+    for head in candidates:
+        if _has(source, head) and head.build(source.labels) == value:
+            return head
+    return None
+
+
+def _below(path: str, head: HeadNames, prefix: str) -> list[Weight]:
+    return [
+        weight._replace(path=f'{path}/{weight.path}', name=weight.name.removeprefix(prefix))
+        for weight in head.weights
+    ]
+
+
+def unknown(source: Source, unread: list[str]) -> list[str]:
+    """Of the names left out those that belong to no head of the family."""
+    known = {
+        weight.name.removeprefix(source.family.prefix)
+        for head in source.family.heads.values()
+        for weight in head.weights
+    }
+    return [name for name in unread if name not in known]
+
+
+def family_of(model: ModelConfig) -> Family:
+    """The family whose config.json describes the model wholly.
+
+    Raises:
+      ConfigError: none does; names what each of the nearest cannot say.
+    """
+    near = []
+    for name in families.known():
+        family = families.find(name)
+        try:
+            back = family.to_model(family.to_fields(model))
+        except (ConfigError, AttributeError, TypeError):  # has not what this family's have
+            continue
+        wrong = [
+            field.name
+            for field in dataclasses.fields(ModelConfig)
+            if field.name not in FREE and getattr(back, field.name) != getattr(model, field.name)
+        ]
+        if not wrong:
+            return family
+        near.append((len(wrong), name, wrong))
+    shown = '; '.join(
+        f'{name} has another {", ".join(wrong)}' for _, name, wrong in sorted(near)[:3]
+    )
+    raise ConfigError(f'the model is of no family known here: {shown or families.known()}')
+
+
+def write_folder(
+    folder: Path, model: ModelConfig, heads: Mapping[str, Any], arrays, *, dtype: str = 'float32'
+) -> None:
+    """Writes config.json and the safetensors files of a model into an existing folder.
+
+    Raises:
+      ConfigError: no family has the model, or no architecture its heads.
+    """
+    family = family_of(model)
+    architecture, _ = _architecture(family, heads)
+    weights = chosen_weights(family, model, heads)
+    fields = family.to_fields(model) | dict(
+        model_type=family.model_type, architectures=[architecture], dtype=dtype
+    )
+    for head in heads.values():
+        fields |= _label_fields(getattr(head, 'labels', 2))
+    tensors = transfer.outgoing(weights, arrays, model.vocab)
+    files.write_folder(folder, tensors.shapes, tensors.read, dtype=dtype)
+    text = json.dumps(fields, indent=2, sort_keys=True) + '\n'
+    (folder / CONFIG).write_text(text, encoding='utf-8')
+
+
+def _full(family: Family, architecture: str, name: str) -> str:
+    """A table's name as the architecture saves it; the names of heads are whole already."""
+    whole = {w.name for head in family.heads.values() for w in head.weights}
+    if architecture == family.bare or (name in whole and family.prefix + name not in whole):
+        return name
+    return family.prefix + name
+
+
+def _label_fields(labels: int) -> dict[str, Any]:
+    if labels == 2:
+        return {}  # transformers' default
+    names = [f'LABEL_{i}' for i in range(labels)]
+    return dict(
+        id2label={str(i): name for i, name in enumerate(names)},
+        label2id={name: i for i, name in enumerate(names)},
+    )
+
+
+def chosen_weights(family: Family, model: ModelConfig, heads: Mapping[str, Any]) -> list[Weight]:
+    """All weights of a model with these heads, by the names that its architecture saves."""
+    architecture, chosen = _architecture(family, heads)
+    weights = list(family.weights(model))
+    for name, head in chosen.items():
+        weights += _below(f'heads/{name}', head, family.prefix)
+    return [w._replace(name=_full(family, architecture, w.name)) for w in weights]
+
+
+def _architecture(family: Family, heads: Mapping[str, Any]):
+    """(architecture, {our head's name: the family's}) for exactly these heads."""
+    chosen = {}
+    for name, value in heads.items():
+        labels = getattr(value, 'labels', 2)
+        fits = [h for h in family.heads.values() if h.build(labels) == value]
+        if not fits:
+            raise ConfigError(
+                f'export: {family.model_type} has no head like {name}={value!r}; it has '
+                + ', '.join(family.heads)
+            )
+        own = [head for head in fits if head is family.heads.get(name)]
+        chosen[name] = (own or fits)[0]
+    kinds = sorted(name for name, head in family.heads.items() if head in chosen.values())
+    for architecture, names in family.together.items():
+        if sorted(names) == kinds:
+            return architecture, chosen
+    if len(chosen) > 1:
+        raise ConfigError(
+            f'export: no architecture of {family.model_type} has the heads {", ".join(kinds)} '
+            'together; name one of them with --head'
+        )
+    return next((head.architecture for head in chosen.values()), family.base), chosen

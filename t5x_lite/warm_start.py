@@ -1,0 +1,131 @@
+"""Warm starts: values for `Experiment.init`, weights from another run or from published files."""
+# SPDX-License-Identifier: Apache-2.0
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from t5x_lite.errors import ConfigError, nearest
+
+# What reads files imports what it needs in `open`: reading a config stays fast.
+
+
+class Opened(NamedTuple):
+    """Weights found and checked but not read: what is loaded, new and left out, in words."""
+
+    told: str
+    load: Callable[[Mapping[str, Any]], dict[str, Any]]  # {path: array} -> the same, filled in
+
+
+class Init(Protocol):
+    """Where a fresh run's weights come from. A run that goes on does not ask."""
+
+    def open(self, model, heads: Mapping[str, Any], shapes: Mapping[str, tuple]) -> Opened:
+        """Checks everything before memory is taken; ConfigError if something does not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceFiles:
+    """config.json and safetensors of a folder. With `strict`, tensors of no use are an error."""
+
+    path: str
+    strict: bool = True
+
+    def open(self, model, heads, shapes) -> Opened:
+        from t5x_lite.interop import hugging_face, transfer
+
+        source = hugging_face.open_folder(self.path)
+        plan = hugging_face.plan(source, model, heads, shapes)
+        unknown = hugging_face.unknown(source, plan.unread)
+        if self.strict and unknown:
+            raise ConfigError(
+                f'{self.path}: {len(unknown)} tensors have no place in a {source.family.model_type}'
+                f' model: {", ".join(unknown[:12])}; leave them out with strict=False'
+            )
+        load = lambda arrays: {**arrays, **dict(transfer.load(plan.loaded, source.tensors, arrays))}
+        return Opened(f'{self.path}: {transfer.describe(plan, shapes)}', load)
+
+
+def from_hf(path: str, *, strict: bool = True) -> HuggingFaceFiles:
+    """Weights of a folder with config.json and model.safetensors, as transformers writes them.
+
+    The model must be of the same architecture; heads that the folder lacks start fresh.
+    """
+    return HuggingFaceFiles(path=path, strict=strict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointWeights:
+    """The weights of a run's checkpoint that have a place in the model."""
+
+    path: str
+    step: int | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, 'rename', tuple(tuple(pair) for pair in self.rename))
+        for pair in self.rename:
+            if len(pair) != 2:
+                raise ConfigError(
+                    f'from_checkpoint: rename has {pair!r}; each must be (pattern, replacement)'
+                )
+            try:
+                re.compile(pair[0])
+            except re.error as error:
+                raise ConfigError(
+                    f'from_checkpoint: rename has {pair[0]!r}, no regular expression: {error}'
+                ) from error
+
+    def open(self, model, heads, shapes) -> Opened:
+        from t5x_lite import checkpoint
+
+        folder = Path(self.path) / 'checkpoints'
+        step, saved = checkpoint.saved_shapes(folder, self.step)
+        places = {self._renamed(path): path for path in saved}
+        found = {ours: theirs for ours, theirs in places.items() if ours in shapes}
+        self._check(found, saved, shapes)
+        fresh = sorted(shapes.keys() - found.keys())
+        unread = sorted(saved.keys() - set(found.values()))
+
+        def load(arrays):
+            like = {theirs: arrays[ours] for ours, theirs in found.items()}
+            values = checkpoint.read_arrays(folder, step, like)
+            return {**arrays, **{ours: values[theirs] for ours, theirs in found.items()}}
+
+        lines = [f'{self.path}, step {step}: loaded {len(found)} arrays']
+        lines += [f'new: {path} {list(shapes[path])}' for path in fresh]
+        lines += [f'left out: {path}' for path in unread]
+        return Opened('\n  '.join(lines), load)
+
+    def _renamed(self, path: str) -> str:
+        for pattern, new in self.rename:
+            path = re.sub(pattern, new, path)
+        return path
+
+    def _check(self, found, saved, shapes) -> None:
+        if not found:
+            wanted = next(iter(shapes))
+            raise ConfigError(
+                f'from_checkpoint: {self.path} has no array of the model: {wanted}; '
+                f'{nearest(wanted, saved)}; give rename=((pattern, replacement),)'
+            )
+        for ours, theirs in found.items():
+            if tuple(saved[theirs]) != tuple(shapes[ours]):
+                raise ConfigError(
+                    f'from_checkpoint: {self.path} has {theirs} {list(saved[theirs])}, but the '
+                    f'model has {ours} {list(shapes[ours])}; give it the same sizes, or rename '
+                    'what should not be loaded'
+                )
+
+
+def from_checkpoint(
+    path: str, *, step: int | None = None, rename: tuple[tuple[str, str], ...] = ()
+) -> CheckpointWeights:
+    """Weights of a run folder's newest checkpoint (or of `step`), by their paths.
+
+    `rename` holds pairs of a regular expression and its replacement, applied to saved paths such as
+    `heads/mlm/dense/kernel`. What the checkpoint lacks starts fresh, what it has more is left out.
+    """
+    return CheckpointWeights(path=path, step=step, rename=rename)

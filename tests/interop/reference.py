@@ -1,0 +1,118 @@
+"""Our models beside transformers': the same files and tokens; logits, loss and gradients."""
+# SPDX-License-Identifier: Apache-2.0
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from t5x_lite.interop import hugging_face, transfer
+from t5x_lite.model import transformer
+
+REASON = "the reference is not installed: pip install '.[test-hf]'"
+torch = pytest.importorskip('torch', reason=REASON)
+transformers = pytest.importorskip('transformers', reason=REASON)
+
+
+class Ours(NamedTuple):
+    """A folder's model: its source, its module tree and its arrays by path."""
+
+    source: hugging_face.Source
+    heads: dict
+    graph: object
+    arrays: dict
+
+    def model(self, arrays):
+        return nnx.merge(self.graph, unflatten_dict(arrays, sep='/'))
+
+
+def save(model, folder, spread: float = 0.05, seed: int = 0):
+    """Writes a transformers model with every parameter moved: a swapped scale or bias shows."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(spread * torch.randn_like(parameter))
+    model.eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def load(folder) -> Ours:
+    """The folder as `t5x-lite ckpt import` reads it, strictly."""
+    source = hugging_face.open_folder(folder)
+    config, heads = source.family.to_model(source.fields), hugging_face.heads_of(source)
+    abstract = jax.eval_shape(lambda: transformer.build(config, heads))
+    graph, state = nnx.split(abstract)
+    like = flatten_dict(nnx.to_pure_dict(state), sep='/')
+    plan = hugging_face.plan(source, config, heads, {path: x.shape for path, x in like.items()})
+    assert plan.fresh == [] and hugging_face.unknown(source, plan.unread) == []
+    return Ours(source, heads, graph, dict(transfer.load(plan.loaded, source.tensors, like)))
+
+
+def tokens(vocab: int, lengths=(11, 7, 1), width: int = 11, seed: int = 1, least: int = 3):
+    """Random ids [rows, width] and their mask: rows of those lengths, padded at the end."""
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int32)
+    return rng.integers(least, vocab, mask.shape) * mask, mask
+
+
+def targets(shape, classes: int, mask=None, seed: int = 2):
+    """Random classes of that shape, and weights: the mask, or 1 everywhere."""
+    chosen = np.random.default_rng(seed).integers(0, classes, shape)
+    return chosen, np.ones(chosen.shape, np.float32) if mask is None else np.float32(mask)
+
+
+def compare(ours: Ours, theirs, forward, reference, classes, weights, tolerance=5e-5):
+    """Asserts equal logits, cross-entropy and gradients, as shares of their largest value.
+
+    Args:
+      forward: (our model) -> logits [..., C].
+      reference: (their model) -> logits of the same shape.
+      classes, weights: targets [...] and their weights; logits of weight 0 are not compared.
+    """
+    theirs.zero_grad()
+    logits = reference(theirs)
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, -2), torch.tensor(classes).flatten(), reduction='none'
+    )
+    loss = (nll * torch.tensor(weights).flatten()).sum() / float(weights.sum())
+    loss.backward()
+
+    def our_loss(arrays):
+        logits = forward(ours.model(arrays))
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), classes[..., None], -1)[..., 0]
+        return -(picked * weights).sum() / weights.sum(), logits
+
+    (our_value, our_logits), gradients = jax.value_and_grad(our_loss, has_aux=True)(ours.arrays)
+    scored = weights[..., None] > 0
+    near('logits', our_logits * scored, logits.detach().numpy() * scored, tolerance)
+    near('loss', our_value, loss.item(), tolerance)
+    same_gradients(ours, theirs, gradients, tolerance)
+
+
+def same_gradients(ours: Ours, theirs, gradients, tolerance) -> None:
+    """Every gradient beside that of the parameter of its name, by the tables that write files."""
+    config = ours.source.family.to_model(ours.source.fields)
+    chosen = hugging_face.chosen_weights(ours.source.family, config, ours.heads)
+    written = transfer.outgoing(chosen, gradients, config.vocab)
+    reference = {name: p.grad for name, p in theirs.named_parameters()}
+    largest = max(float(g.abs().max()) for g in reference.values() if g is not None)
+    compared = 0
+    for name in written.shapes:
+        gradient = reference[name]
+        if gradient is not None:
+            near(name, written.read(name), gradient.numpy(), tolerance, scale=largest)
+            compared += 1
+    assert compared >= len(written.shapes) - 2, 'too few parameters have a gradient'
+
+
+def near(what: str, ours, theirs, tolerance: float, scale: float | None = None) -> None:
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape, what
+    scale = float(np.abs(theirs).max()) if scale is None else scale
+    worst = float(np.abs(ours - theirs).max())
+    assert worst <= tolerance * max(scale, 1e-9), f'{what}: off by {worst} of {scale}'

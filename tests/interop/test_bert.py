@@ -1,0 +1,67 @@
+"""BERT: every head's logits, loss and gradients are those of transformers."""
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+import reference
+from reference import torch, transformers
+
+SIZES = dict(
+    vocab_size=99,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=24,
+)
+# architecture -> (head, output, a score per token or per row, classes, how the head is applied)
+HEADS = {
+    'BertForMaskedLM': ('mlm', 'logits', 'token', 99, lambda m, x: m.heads['mlm'](x, m)),
+    'BertForNextSentencePrediction': (
+        'nsp',
+        'logits',
+        'row',
+        2,
+        lambda m, x: m.heads['nsp'](x[:, 0]),
+    ),
+    'BertForSequenceClassification': (
+        'classifier',
+        'logits',
+        'row',
+        5,
+        lambda m, x: m.heads['classifier'](x[:, 0]),
+    ),
+    'BertForTokenClassification': (
+        'tagger',
+        'logits',
+        'token',
+        5,
+        lambda m, x: m.heads['tagger'](x),
+    ),
+    'BertModel': (
+        'sentence',
+        'pooler_output',
+        'row',
+        32,
+        lambda m, x: m.heads['sentence'](x[:, 0]),
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', HEADS)
+def test_logits_loss_and_gradients(kind, tmp_path):
+    head, output, per, classes, apply = HEADS[kind]
+    config = transformers.BertConfig(**SIZES, num_labels=5)
+    theirs = reference.save(getattr(transformers, kind)(config), tmp_path)
+    ours = reference.load(tmp_path)
+    assert list(ours.heads) == [head]
+    ids, mask = reference.tokens(99)
+    types = (ids % 2) * mask
+    inputs = dict(input_ids=ids, attention_mask=mask, token_type_ids=types)
+    inputs = {name: torch.tensor(x) for name, x in inputs.items()}
+    reference.compare(
+        ours,
+        theirs,
+        lambda model: apply(model, model.encode(ids, segments=mask, types=types)),
+        lambda model: model(**inputs)[output],
+        *reference.targets(*((ids.shape, classes, mask) if per == 'token' else (3, classes))),
+    )
