@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from t5x_lite.errors import RunError
 
 Scalar = Any  # a float, or a scalar array on the host or on a device
@@ -26,6 +29,37 @@ class Mean(NamedTuple):
     def value(self) -> Scalar:
         """total / max(count, 1): finite for an empty batch."""
         return self.total / (self.count if self.count > 1 else 1)
+
+
+@jax.tree_util.register_pytree_node_class
+class Means(Mapping[str, Mean]):
+    """Means by name, held as one array [2, n] of totals and counts: one transfer fetches all."""
+
+    def __init__(self, names: tuple[str, ...], sums_2xn):
+        self._names, self._sums_2xn = names, sums_2xn
+
+    @classmethod
+    def pack(cls, means: Mapping[str, Mean]) -> 'Means':
+        sums = [[jnp.float32(mean[i]) for mean in means.values()] for i in (0, 1)]
+        return cls(tuple(means), jnp.stack([jnp.stack(row) for row in sums]))
+
+    def __getitem__(self, name: str) -> Mean:
+        if name not in self._names:
+            raise KeyError(name)
+        return Mean(*self._sums_2xn[:, self._names.index(name)])
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def tree_flatten(self):
+        return (self._sums_2xn,), self._names
+
+    @classmethod
+    def tree_unflatten(cls, names, children):
+        return cls(names, *children)
 
 
 def add(a: Mapping[str, Mean], b: Mapping[str, Mean]) -> dict[str, Mean]:

@@ -24,6 +24,10 @@ class Converter(Protocol):
     def features(self) -> tuple[str, ...]:
         """Features that each example must have, `('targets',)` for a text task."""
 
+    @property
+    def longest(self) -> int | None:
+        """Of a document of more tokens one piece of that many is used, drawn each time anew."""
+
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
         """Raises ConfigError if lengths (or, once it is known, the vocabulary) cannot work."""
 

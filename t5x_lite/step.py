@@ -11,7 +11,7 @@ from flax import nnx
 
 from t5x_lite import sharding
 from t5x_lite.experiment import Experiment
-from t5x_lite.metrics import Mean
+from t5x_lite.metrics import Mean, Means
 from t5x_lite.model import transformer
 
 
@@ -157,16 +157,17 @@ def train_step(experiment: Experiment, model_of_params, state: TrainState, batch
 
 
 def make_train_step(experiment: Experiment, mesh):
-    """The jitted `train_step` on a mesh; the state it is given is donated."""
+    """The jitted `train_step` on a mesh; the state it is given is donated, the means are packed."""
     model_of_params = model_of(experiment)
     where = state_shardings(experiment, mesh)
 
     def step(state, batches):
         with sharding.active(mesh, experiment.rules):
-            return train_step(experiment, model_of_params, state, batches)
+            state, means = train_step(experiment, model_of_params, state, batches)
+            return state, Means.pack(means)
 
-    rows = sharding.batch_sharding(mesh, experiment.rules)
-    return jax.jit(step, in_shardings=(where, rows), out_shardings=(where, None), donate_argnums=0)
+    rows, whole = sharding.batch_sharding(mesh, experiment.rules), sharding.whole(mesh)
+    return jax.jit(step, in_shardings=(where, rows), out_shardings=(where, whole), donate_argnums=0)
 
 
 def make_eval_step(experiment: Experiment, mesh):

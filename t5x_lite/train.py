@@ -106,7 +106,7 @@ def next_batches(run: Run) -> dict:
     """The next batch of every stream, on the mesh."""
     with run.window.timing('data'):
         batches = {name: next(rows) for name, rows in run.loaders.items()}
-    run.window.count_tokens(batches)
+    run.window.count(batches)
     rules = run.experiment.rules
     return {name: sharding.put_batch(batch, run.mesh, rules) for name, batch in batches.items()}
 
@@ -161,7 +161,9 @@ def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):
 
 
 def log(now: int, run: Run) -> dict[str, float]:
+    """Writes the window's values, and how many documents were too short to use so far."""
     values = run.window.close(now)
+    values |= {f'data/{name}/dropped': float(rows.dropped) for name, rows in run.loaders.items()}
     run.writer.write(now, values)
     run.reporter.update(now, values)
     return values
@@ -208,7 +210,7 @@ class Window:
         self._clear_clocks()
 
     def _clear_clocks(self) -> None:
-        self._seconds = collections.Counter()
+        self._seconds, self._unscored = collections.Counter(), collections.Counter()
         self._steps = self._tokens = 0
         self._began = time.monotonic()
 
@@ -219,11 +221,14 @@ class Window:
         yield
         self._seconds[what] += time.monotonic() - began
 
-    def count_tokens(self, batches) -> None:
-        for batch in batches.values():
+    def count(self, batches) -> None:
+        """Counts tokens, and rows in which nothing is scored."""
+        for stream, batch in batches.items():
             for name, array in batch.items():
                 if name.endswith('_segment_ids'):
                     self._tokens += int(np.count_nonzero(array))
+                elif name.endswith('_loss_weights'):
+                    self._unscored[stream] += len(array) - int(np.count_nonzero(array.any(1)))
 
     def push(self, means) -> None:
         """Takes a step's means, still being computed, and fetches those of the step before."""
@@ -262,6 +267,7 @@ class Window:
             'perf/data_wait_share': self._seconds['data'] / wall,
             'perf/host_ms': 1e3 * host / self._steps,
         }
+        values |= {f'data/{name}/unscored_rows': float(n) for name, n in self._unscored.items()}
         self.means = {}
         self._clear_clocks()
         return values

@@ -5,6 +5,7 @@ import queue
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from t5x_lite.errors import ConfigError
 # A snapshot holds what tf.data has read ahead: some 10 MB, half a second of a thread's time.
 SNAPSHOT_EVERY = 100
 AHEAD = 4  # batches kept ready
+PIECES = 1  # tells the random numbers of documents from those of rows
 PATIENCE = 100_000  # examples in a row that may all be too short for a row
 
 
@@ -30,7 +32,7 @@ class ShardBatches:
         self._lengths, self._vocabulary = lengths, vocabulary
         self._cutter = converter.cutter(lengths, vocabulary)
         self._rows, self._seed = rows, tuple(seed)
-        self._row = 0
+        self._row = self._document = 0
         self._ended = False
 
     def __iter__(self):
@@ -59,7 +61,7 @@ class ShardBatches:
                 self._cutter.flush()
                 self._ended = True
                 return
-            self._cutter.add(example)
+            self._cutter.add(self._piece(example))
             if self._cutter.dropped - dropped > PATIENCE and not self._cutter.ready():
                 raise ConfigError(
                     f'Stream: {PATIENCE} examples in a row were too short for '
@@ -67,11 +69,27 @@ class ShardBatches:
                     'them in the task'
                 )
 
+    def _piece(self, example: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The example, or if its text is longer than the converter wants one piece of it, drawn."""
+        longest, self._document = self._converter.longest, self._document + 1
+        tokens = example['targets']
+        if longest is None or len(tokens) <= longest:
+            return example
+        draw = uniforms((*self._seed, PIECES), self._document, 1, 1)[0, 0]
+        start = longest * int(draw * -(-len(tokens) // longest))
+        return {**example, 'targets': tokens[start : start + longest]}
+
+    @property
+    def dropped(self) -> int:
+        """How many documents, or ends of documents, were too short to use so far."""
+        return self._cutter.dropped
+
     def state(self) -> dict[str, np.ndarray]:
-        """Flat arrays: the source's position, the cutter's remainder, the next row's number."""
+        """Flat arrays: the source's position, the cutter's remainder, the next numbers."""
         source = {f'source/{name}': value for name, value in self._examples.state().items()}
         cutter = {f'cutter/{name}': value for name, value in self._cutter.state().items()}
-        return {**source, **cutter, 'row': np.int64(self._row)}
+        numbers = {'row': np.int64(self._row), 'document': np.int64(self._document)}
+        return {**source, **cutter, **numbers}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         part = lambda kind: {
@@ -79,7 +97,13 @@ class ShardBatches:
         }
         self._examples.restore(part('source/'))
         self._cutter.restore(part('cutter/'))
-        self._row = int(state['row'])
+        self._row, self._document = int(state['row']), int(state['document'])
+
+
+class _End(NamedTuple):
+    """What follows the last batch: the error that ended it, if one did."""
+
+    error: Exception | None
 
 
 class Loader:
@@ -96,6 +120,7 @@ class Loader:
         self._thread = None
         self._snapshot, self._since = {}, 0
         self._skip = 0
+        self.dropped = 0  # documents too short to use, up to the batch handed out last
 
     def restore(self, state: Mapping) -> None:
         """Before the first batch: go on where `state()` was taken, on any number of hosts."""
@@ -121,12 +146,11 @@ class Loader:
         if self._thread is None:
             self._thread = threading.Thread(target=self._produce, daemon=True)
             self._thread.start()
-        kind, batch, snapshot = self._queue.get()
-        if kind == 'end':
-            self._queue.put((kind, batch, snapshot))
-            if batch is not None:
-                raise batch
-            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, _End):
+            self._queue.put(item)
+            raise item.error or StopIteration
+        batch, snapshot, self.dropped = item
         self._since += 1
         if snapshot is not None:
             self._snapshot, self._since = snapshot, 0
@@ -146,12 +170,13 @@ class Loader:
                 if count > self._skip and count % SNAPSHOT_EVERY == 0:
                     snapshot = {index: shard.state() for index, shard in self._shards.items()}
                 if count > self._skip:
-                    self._put(('batch', batch, snapshot))
+                    dropped = sum(shard.dropped for shard in self._shards.values())
+                    self._put((batch, snapshot, dropped))
                 if self._stop.is_set():
                     return
         except Exception as raised:  # handed to the thread that asks for batches
             error = raised
-        self._put(('end', error, None))
+        self._put(_End(error))
 
     def _put(self, item) -> None:
         while not self._stop.is_set():

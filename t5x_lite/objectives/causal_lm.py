@@ -24,6 +24,7 @@ class CausalLM:
 
     separate: bool = True
     features: ClassVar[tuple[str, ...]] = ('targets',)
+    longest: ClassVar[int | None] = None
 
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
         check_lengths('causal_lm', lengths, {'targets': 2}, 'a token and EOS')

@@ -20,6 +20,7 @@ class Sentences:
     """Rows `[CLS] sentence [SEP]`, one sentence each, cut to fit."""
 
     features: ClassVar[tuple[str, ...]] = ('targets',)
+    longest: ClassVar[int | None] = None
 
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
         check_lengths('simcse', lengths, {'targets': 3}, '[CLS], a token, [SEP]')

@@ -29,6 +29,7 @@ class MaskedLM:
     mask_share: float = 0.8
     random_share: float = 0.1
     features: ClassVar[tuple[str, ...]] = ('targets',)
+    longest: ClassVar[int | None] = None
 
     def __post_init__(self):
         for field in ('rate', 'mask_share', 'random_share'):

@@ -18,6 +18,7 @@ from t5x_lite.objectives.losses import TokenLoss
 class SpanCorruption:
     """Documents joined without marks and cut to the raw length that fills the inputs exactly.
 
+    Of a document of more than `longest` tokens one piece of that length is used, as in T5.
     Inputs: the text with one sentinel for each noise span, and EOS. Targets: each sentinel and its
     span, and EOS; `closing_sentinel` adds one more before EOS, as in the paper's figure but not in
     its code. Density 0 leaves the text alone and scores nothing. Source: Raffel et al. 2020.
@@ -26,6 +27,7 @@ class SpanCorruption:
     density: float = 0.15
     mean_span: float = 3.0
     closing_sentinel: bool = False
+    longest: int | None = 65_536
     features: ClassVar[tuple[str, ...]] = ('targets',)
 
     def __post_init__(self):
@@ -36,6 +38,11 @@ class SpanCorruption:
         if self.mean_span < 1:
             raise ConfigError(
                 f'span_corruption: mean_span={self.mean_span} must be 1 or more; try 3'
+            )
+        if self.longest is not None and self.longest < 2:
+            raise ConfigError(
+                f'span_corruption: longest={self.longest} must be 2 or more, or None for whole '
+                'documents; try 65536'
             )
 
     @property
@@ -123,13 +130,17 @@ def span_corruption(
     density: float = 0.15,
     mean_span: float = 3.0,
     closing_sentinel: bool = False,
+    longest: int | None = 65_536,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
     weight: float | Schedule = 1.0,
 ) -> Objective:
     """T5's span corruption on lengths {'inputs': Li, 'targets': Lt}; T5: 512 and 114."""
     converter = SpanCorruption(
-        density=density, mean_span=mean_span, closing_sentinel=closing_sentinel
+        density=density,
+        mean_span=mean_span,
+        closing_sentinel=closing_sentinel,
+        longest=longest,
     )
     loss = TokenLoss(side='decoder', z_loss=z_loss, label_smoothing=label_smoothing)
     terms = {'span_corruption': Term(loss=loss, weight=weight)}

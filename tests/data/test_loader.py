@@ -260,3 +260,35 @@ def test_refused(what):
     refused, options, message = REFUSED[what]
     with pytest.raises(ConfigError, match=message):
         loader.open_stream(refused, 'text', **options)
+
+
+def pieces(longest, seed=0, count=40, size=20):
+    """What a converter with that `longest` makes of documents of the tokens 10, 11, .. 29."""
+    converter = span_corruption(density=0.0, longest=longest).converter
+    lengths = {'inputs': 8, 'targets': 8}
+    documents = iter([{'targets': np.arange(10, 10 + size, dtype=np.int32)}] * count)
+    info = vocabularies.describe(BUNDLED)
+    rows = loader.ShardBatches(documents, converter, lengths, info, rows=1, seed=(seed,))
+    tokens = np.concatenate([batch['encoder_input_tokens'][0] for batch in rows])
+    return tokens[tokens >= 10].tolist()
+
+
+def test_of_a_long_document_one_piece_is_used_drawn_for_each_document():
+    assert pieces(None) == pieces(20) == list(range(10, 30)) * 40
+    found = pieces(8)
+    starts = [token for token in found if token in (10, 18, 26)]
+    assert {starts.count(start) > 5 for start in (10, 18, 26)} == {True} and len(starts) == 40
+    expected = {10: range(10, 18), 18: range(18, 26), 26: range(26, 30)}
+    whole = [token for start in starts for token in expected[start]]
+    assert found == whole[: len(found)] and len(whole) - len(found) < 2  # a row of one is no row
+    assert found == pieces(8) != pieces(8, seed=1)
+
+
+def test_documents_too_short_to_use_are_counted_with_the_batch_that_follows_them():
+    sizes = [5, 1, 0, 5, 1, 5]
+    documents = iter([{'targets': np.full(n, 20, np.int32)} for n in sizes])
+    info, lengths = vocabularies.describe(BUNDLED), {'targets': 8}
+    shard = loader.ShardBatches(documents, mlm().converter, lengths, info, rows=1, seed=(0,))
+    rows = loader.Loader({0: shard})
+    assert rows.dropped == 0
+    assert [(next(rows) and rows.dropped) for _ in range(3)] == [0, 2, 3]
