@@ -66,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser('config', help='print an experiment and where its values are set')
     _add_config(command)
+    command.add_argument(
+        '--count', action='store_true', help='print numbers of parameters; CONFIG may be a preset'
+    )
     command.set_defaults(run_command=config)
 
     command = commands.add_parser('report', help="write a run's report.html again")
@@ -222,7 +225,44 @@ def evaluate(options) -> None:
 def config(options) -> None:
     from t5x_lite import printing
 
-    print(printing.explain(load(options)))
+    preset = find_preset(options.config)
+    if options.count:
+        print('\n'.join(counted(options, preset)))
+    elif preset:
+        print(printing.source(preset(), 'model'), end='')
+    else:
+        print(printing.explain(load(options)))
+
+
+def find_preset(name: str | None):
+    """The function of model/presets of that name, None if it looks like a file."""
+    from t5x_lite.errors import nearest
+    from t5x_lite.model import presets
+
+    if name is None or '.' in name or '/' in name:
+        return None
+    if name not in presets.__all__:
+        raise ConfigError(f'CONFIG: {name!r} is no preset; {nearest(name, presets.__all__)}')
+    return getattr(presets, name)
+
+
+def counted(options, preset) -> Iterator[str]:
+    """Lines with numbers of parameters, the rows that pad the vocabulary apart."""
+    from t5x_lite.model.count import count
+
+    if preset:
+        model, heads = preset(), {}
+    else:
+        experiment = load(options).experiment
+        model, heads = experiment.model, experiment.heads
+    counts = count(model, heads)
+    yield f'parameters: {counts.total:,}'
+    yield f'  of them token tables: {counts.tables:,} (vocabulary of {model.vocab:,})'
+    if counts.padding:
+        yield f'and rows that pad the tables to {model.rows:,}: {counts.padding:,}'
+        yield f'in all: {counts.total + counts.padding:,}'
+    if heads:
+        yield f'  heads: {", ".join(sorted(heads))}'
 
 
 def import_weights(options) -> None:

@@ -1,5 +1,6 @@
-"""Contrastive sentence vectors (SimCSE) on the bundled corpus: 4 encoder layers of width 256.
+"""Contrastive sentence vectors (SimCSE) from the masked-LM recipe's encoder.
 
+t5x-lite train experiments/recipes/mlm_mini.py --run runs/mlm
 t5x-lite train experiments/recipes/simcse_mini.py --run runs/simcse
 """
 # SPDX-License-Identifier: Apache-2.0
@@ -11,8 +12,9 @@ from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.objectives.losses import pool_mean
 from t5x_lite.optim import AdamW
 from t5x_lite.schedules import Cosine
+from t5x_lite.warm_start import from_checkpoint
 
-STEPS = 1_500
+STEPS = 600
 
 experiment = Experiment(
     model=encoder_mini(dropout=0.1, unroll=4),
@@ -20,20 +22,20 @@ experiment = Experiment(
         'simcse': Stream(
             mixture='corpus_en_pd',
             objective=simcse(pool=pool_mean),
-            lengths={'targets': 64},
+            lengths={'targets': 32},
             batch_size=64,
         )
     },
     optimizer=AdamW(
-        learning_rate=Cosine(peak=3e-4, warmup=100, steps=STEPS, floor=0.02),
-        weight_decay=0.1,
-        b2=0.98,
+        learning_rate=Cosine(peak=1e-4, warmup=60, steps=STEPS, floor=0.02),
+        weight_decay=0.01,
         clip=1.0,
     ),
     steps=STEPS,
     evals={'embed': EmbedEval(stream='simcse', every=100, pool=pool_mean)},
-    checkpoint=Checkpoints(every=500),
-    log_every=50,
+    init=from_checkpoint('runs/mlm'),
+    checkpoint=Checkpoints(every=200),
+    log_every=20,
     data_shards=8,  # a batch takes its rows from eight documents
     imports=('t5x_lite.data.tasks.corpus_en_pd',),
 )

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.config import ModelConfig
 
@@ -41,21 +45,9 @@ def import_folder(source: Path, run: Path, *, strict: bool = True) -> str:
     Raises:
       ConfigError: a folder that is not empty, or files that do not fit; nothing is written then.
     """
-    import jax
-    from flax import nnx
-    from flax.traverse_util import flatten_dict, unflatten_dict
-
     from t5x_lite import checkpoint, printing
-    from t5x_lite.interop import hugging_face
-    from t5x_lite.model import transformer
-    from t5x_lite.warm_start import from_hf
 
-    opened = hugging_face.open_folder(source)
-    own = Architecture(model=_model_of(opened), heads=hugging_face.heads_of(opened))
-    graph = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
-    arrays = flatten_dict(nnx.to_pure_dict(nnx.state(graph)), sep='/')
-    shapes = {path: x.shape for path, x in arrays.items()}
-    weights = from_hf(str(source), strict=strict).open(own.model, own.heads, shapes)
+    own, _, weights, arrays = _opened(source, strict)
     with written_whole(run) as new:
         params = unflatten_dict(weights.load(arrays), sep='/')
         checkpoint.write_params(new / 'checkpoints', params)
@@ -63,6 +55,32 @@ def import_folder(source: Path, run: Path, *, strict: bool = True) -> str:
         (new / MODEL).write_text(text, encoding='utf-8')
         _copy_tokenizer(source, new / TOKENIZER)
     return weights.told
+
+
+def load_model(source: str | Path, *, strict: bool = True):
+    """The Model of a folder of files, with the heads that its architecture has.
+
+    Raises:
+      ConfigError: files that are missing or damaged or do not fit.
+    """
+    _, graph, weights, arrays = _opened(Path(source), strict)
+    return nnx.merge(graph, unflatten_dict(weights.load(arrays), sep='/'))
+
+
+def _opened(source: Path, strict: bool):
+    """(Architecture, graph, weights checked and not yet read, abstract arrays by path)."""
+    from t5x_lite.interop import hugging_face
+    from t5x_lite.model import transformer
+    from t5x_lite.warm_start import from_hf
+
+    opened = hugging_face.open_folder(source)
+    own = Architecture(model=_model_of(opened), heads=hugging_face.heads_of(opened))
+    abstract = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
+    graph, state = nnx.split(abstract)
+    arrays = flatten_dict(nnx.to_pure_dict(state), sep='/')
+    shapes = {path: x.shape for path, x in arrays.items()}
+    weights = from_hf(str(source), strict=strict).open(own.model, own.heads, shapes)
+    return own, graph, weights, arrays
 
 
 def _model_of(opened) -> ModelConfig:
@@ -79,10 +97,6 @@ def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str =
       ConfigError: no run, a folder that is not empty, a model of no known family.
       RunError: a checkpoint that is missing or damaged.
     """
-    import jax
-    from flax import nnx
-    from flax.traverse_util import flatten_dict
-
     from t5x_lite import checkpoint
     from t5x_lite.interop import hugging_face
     from t5x_lite.model import transformer
