@@ -33,6 +33,21 @@ class Settings(NamedTuple):
     options: Mapping[str, Any]
 
 
+def library():
+    """The tokenizers library.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ConfigError(
+            f"vocabulary: tokenizers cannot be imported ({error}); pip install 't5x_lite[hf]'"
+        ) from error
+    return tokenizers
+
+
 def text(path: str | Path) -> str:
     """The text of a file.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import seqio
 
 from t5x_lite.data import hf_files, vocabularies
-from t5x_lite.data.tokenizer_vocabulary import TokenizerVocabulary, library
+from t5x_lite.data.tokenizer_vocabulary import TokenizerVocabulary
 from t5x_lite.errors import ConfigError
 
 _FILES = 'tokenizer.json, vocab.txt, vocab.json with merges.txt, spiece.model, one *.model'
@@ -37,7 +37,7 @@ def wordpiece(
 
     Source: Devlin et al. 2018.
     """
-    tokenizers = library()
+    tokenizers = hf_files.library()
     unk = settings.names.get('unk') or '[UNK]'
     ids = hf_files.word_pieces(path, unk)
     model = tokenizers.models.WordPiece(ids, unk_token=unk, max_input_chars_per_word=100)
@@ -64,7 +64,7 @@ def byte_bpe(
 
     Source: Radford et al. 2019.
     """
-    tokenizers = library()
+    tokenizers = hf_files.library()
     ids, pairs = hf_files.byte_pieces(vocab), hf_files.merges(merges)
     for pair in pairs:
         missing = [piece for piece in (*pair, ''.join(pair)) if piece not in ids]
@@ -89,7 +89,7 @@ def tokenizer_json(
     Raises:
       ConfigError: the file is missing, or not what the tokenizers library reads.
     """
-    tokenizers = library()
+    tokenizers = hf_files.library()
     hf_files.mapping(path)
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
@@ -132,7 +132,7 @@ def _add(tokenizer, token: Mapping) -> None:
     fields = ('content', 'single_word', 'lstrip', 'rstrip', 'normalized', 'special')
     kept = {'special': True} | {name: token[name] for name in fields if name in token}
     kept.setdefault('normalized', not kept['special'])
-    tokenizer.add_tokens([library().AddedToken(**kept)])
+    tokenizer.add_tokens([hf_files.library().AddedToken(**kept)])
 
 
 def from_folder(path: str | Path) -> seqio.Vocabulary:

@@ -3,29 +3,12 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from t5x_lite.data import hf_pieces, vocabularies
-from t5x_lite.errors import ConfigError
-
-
-def library():
-    """The tokenizers library.
-
-    Raises:
-      ConfigError: it is not installed.
-    """
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ConfigError(
-            f"vocabulary: tokenizers cannot be imported ({error}); pip install 't5x_lite[hf]'"
-        ) from error
-    return tokenizers
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
@@ -90,10 +73,6 @@ class TokenizerVocabulary(seqio.Vocabulary):
     @property
     def _base_vocab_size(self) -> int:
         return self.info.size
-
-    def save(self, path: str | Path) -> None:
-        """Writes it as a `tokenizer.json`."""
-        self._tokenizer.save(str(path))
 
     def _encode(self, s: str) -> list[int]:
         # The batch call leaves out what ids do not need: a quarter faster than `encode`.
