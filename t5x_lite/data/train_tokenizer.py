@@ -23,7 +23,7 @@ _PREFIX = '##'
 
 
 def wordpiece(texts: Iterable[str], size: int = 8064, lowercase: bool = False):
-    """A WordPiece `tokenizers.Tokenizer` of `size` pieces and 128 sentinels, `<extra_id_0>` the last.
+    """A WordPiece `tokenizers.Tokenizer`: `size` pieces, 128 sentinels, `<extra_id_0>` the last.
 
     The same texts give the same pieces. It knows the most frequent characters, 99.95 % of the
     text or more; a word with another one is unknown.
@@ -102,7 +102,7 @@ def _letters(words: collections.Counter, room: int) -> list[str]:
 
 
 def byte_bpe(texts: Iterable[str], size: int = 8064):
-    """A byte-level BPE `tokenizers.Tokenizer` of `size` pieces and 128 sentinels, `<extra_id_0>` the last.
+    """A byte-level BPE `tokenizers.Tokenizer`: `size` pieces and 128 sentinels as `wordpiece`.
 
     The same texts give the same pieces. No text is unknown.
 
