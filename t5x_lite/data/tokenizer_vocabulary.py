@@ -103,9 +103,9 @@ class TokenizerVocabulary(seqio.Vocabulary):
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
         """The text [] of ids [n], or the texts [B] of ids [B, n]."""
 
-        def decode(ids: np.ndarray) -> np.ndarray:
+        def decode(ids: np.ndarray) -> bytes | np.ndarray:
             rows = [self._decode(row).encode() for row in np.atleast_2d(ids)]
-            return np.array(rows if ids.ndim == 2 else rows[0], object)
+            return np.array(rows, object) if ids.ndim == 2 else rows[0]
 
         text = tf.numpy_function(decode, [ids], tf.string, stateful=False)
         return tf.ensure_shape(text, ids.shape[:-1])
