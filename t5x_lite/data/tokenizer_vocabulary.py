@@ -31,10 +31,9 @@ class TokenizerVocabulary(seqio.Vocabulary):
     @functools.cached_property
     def info(self) -> vocabularies.VocabularyInfo:
         pieces = hf_pieces.pieces(self._tokenizer)
-        ids = {
-            role: None if name is None else self._tokenizer.token_to_id(name)
-            for role, name in self._names.items()
-        }
+        ids = dict.fromkeys(('pad', 'eos', 'unk', 'bos'))
+        for role, name in self._names.items():
+            ids[role] = None if name is None else self._tokenizer.token_to_id(name)
         return vocabularies.build(
             [piece.piece for piece in pieces],
             [piece.control for piece in pieces],
@@ -93,7 +92,9 @@ class TokenizerVocabulary(seqio.Vocabulary):
             tf.ensure_shape(ids, [None]), tf.ensure_shape(lengths, [None])
         )
 
-    def _encode_bytes(self, text: bytes) -> np.ndarray:
+    def _encode_bytes(self, text: bytes | np.ndarray) -> np.ndarray:
+        if isinstance(text, np.ndarray):  # of rank 0, outside of datasets
+            text = text.item()
         return np.array(self._encode(text.decode(errors='replace')), np.int32)
 
     def _encode_all(self, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Vocabularies of Hugging Face files: in tf.data as in Python, described, position kept, refused."""
+"""Vocabularies of Hugging Face files: in tf.data as in Python, described, saved, refused."""
 # SPDX-License-Identifier: Apache-2.0
 
 import itertools
