@@ -239,6 +239,7 @@ def test_sentencepiece_is_transformers_sentencepiece_and_its_t5_on_paragraphs(t5
     assert_same(ours, reference, [*lines, *texts.LANGUAGES.values()])
     info = vocabularies.describe(ours)
     assert (info.pad, info.eos, info.unk, info.size) == (0, 1, 2, len(reference))
+    assert info.text(ours.encode('the house')) == 'the house'
     names = [f'<extra_id_{i}>' for i in range(100)]
     assert (
         list(info.sentinels) == reference.convert_tokens_to_ids(names) == [*range(3099, 2999, -1)]
