@@ -150,12 +150,23 @@ def settings(folder: str | Path) -> Settings:
     """What tokenizer_config.json, special_tokens_map.json and added_tokens.json say, if there.
 
     Raises:
-      ConfigError: one of them is no JSON object.
+      ConfigError: one of them is no JSON object, or lists tokens in another form.
     """
     config, special, added = (
         mapping(path) if (path := Path(folder) / name).exists() else {}
         for name in ('tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')
     )
+    try:
+        return _settings(config, special, added)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f'vocabulary folder {folder}: tokens in tokenizer_config.json, special_tokens_map.json '
+            f'and added_tokens.json must have the form transformers writes, but {error!r}; '
+            'restore these files'
+        ) from error
+
+
+def _settings(config: Mapping, special: Mapping, added: Mapping) -> Settings:
     said = special | config
     names = {role: _content(said[f'{role}_token']) for role in ROLES if f'{role}_token' in said}
     listed = {int(id): token for id, token in config.get('added_tokens_decoder', {}).items()}

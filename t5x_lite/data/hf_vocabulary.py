@@ -209,4 +209,5 @@ def _sentencepiece(path: Path, settings: hf_files.Settings) -> seqio.SentencePie
 
 def _sentinels(settings: hf_files.Settings, default: int) -> int:
     count = sum(vocabularies.is_sentinel(token['content']) for _, token in settings.added)
-    return settings.options.get('extra_ids') or count or default
+    said = settings.options.get('extra_ids')
+    return (count or default) if said is None else max(said, count)  # ByT5 says 0 and lists 125

@@ -184,14 +184,12 @@ def build(
     starts_word: Sequence[bool] | None = None,
     decoder: Callable[[list[int]], str] | None = None,
 ) -> VocabularyInfo:
-    """The description of a vocabulary of `pieces`.
+    """The description of a vocabulary of `pieces`, [V].
 
     Args:
-      pieces: [V].
-      control: [V]; special for other reasons than being one of the ids that a description names.
+      control: [V]; special for other reasons than being one of the ids that are named.
       ids: pad, eos, unk, bos, and perhaps cls, sep, mask, which are found by name if absent.
       widths: [V] bytes of text; those of the pieces if None.
-      starts_word, decoder: as in `VocabularyInfo`.
     """
     place = {piece: i for i, piece in enumerate(pieces)}
     first = lambda names: next((place[name] for name in names if name in place), None)

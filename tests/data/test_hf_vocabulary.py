@@ -13,6 +13,7 @@ import tensorflow as tf
 import texts
 
 from t5x_lite.data import (
+    corpora,
     hf_files,
     hf_pieces,
     hf_vocabulary,
@@ -341,6 +342,8 @@ GOOD = {'vocab.json': '{"a": 0, "b": 1, "ab": 2}', 'merges.txt': '#version: 0.2\
         ({'tokenizer.json': '[]'}, 'must be a JSON object, but is a list'),
         ({'tokenizer.json': '{"model": {}}'}, 'tokenizer.json: tokenizers .* cannot read it'),
         ({'tokenizer.json': '{}', 'tokenizer_config.json': '{'}, 'tokenizer_config.json: must be'),
+        ({'tokenizer_config.json': '{"added_tokens_decoder": []}'}, 'must have the form'),
+        ({'tokenizer_config.json': '{"mask_token": {}}'}, "must have the form .*'content'"),
         ({'vocab.txt': '[UNK]\na\na\n'}, "vocab.txt: line 3: 'a' is there already, on line 2"),
         ({'vocab.txt': '[PAD]\na\n'}, r'vocab.txt: 2 pieces, but \[UNK\] must be one of them'),
         ({'vocab.txt': ''}, r'\[UNK\] must be one of them'),
@@ -361,6 +364,25 @@ def test_bad_files_are_refused(tmp_path, files, message):
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=message):
         hf_vocabulary.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'config, sentinels',
+    [
+        (None, 0),
+        ({'tokenizer_class': 'T5Tokenizer'}, 100),
+        ({'tokenizer_class': 'T5Tokenizer', 'extra_ids': 0}, 0),  # mT5
+        ({'tokenizer_class': 'T5TokenizerFast', 'extra_ids': 7}, 7),
+        ({'additional_special_tokens': ['<extra_id_0>', '<extra_id_1>', '<x>']}, 2),
+    ],
+)
+def test_sentencepiece_has_the_sentinels_that_its_folder_tells_of(tmp_path, config, sentinels):
+    model = corpora.CORPUS_EN_PD / 'vocabulary.model'
+    (tmp_path / 'spiece.model').write_bytes(model.read_bytes())
+    if config is not None:
+        (tmp_path / 'tokenizer_config.json').write_text(json.dumps(config))
+    info = vocabularies.describe(hf_vocabulary.from_folder(tmp_path))
+    assert info.sentinels == tuple(8064 + i for i in reversed(range(sentinels)))
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
