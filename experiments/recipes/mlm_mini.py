@@ -1,7 +1,7 @@
 """Masked LM on the bundled corpus: 4 encoder layers of width 256.
 
-t5x-lite train experiments/recipes/mlm_mini.py --run runs/mlm
-t5x-lite eval runs/mlm --split test
+    t5x-lite train experiments/recipes/mlm_mini.py --run runs/mlm
+    t5x-lite eval runs/mlm --split test
 """
 # SPDX-License-Identifier: Apache-2.0
 

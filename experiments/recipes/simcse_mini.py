@@ -1,6 +1,6 @@
 """Contrastive sentence vectors (SimCSE) on the bundled corpus: 4 encoder layers of width 256.
 
-t5x-lite train experiments/recipes/simcse_mini.py --run runs/simcse
+    t5x-lite train experiments/recipes/simcse_mini.py --run runs/simcse
 """
 # SPDX-License-Identifier: Apache-2.0
 

@@ -1,7 +1,7 @@
 """Span corruption on the bundled corpus: 4 + 4 layers of width 256.
 
-t5x-lite train experiments/recipes/span_mini.py --run runs/span
-t5x-lite eval runs/span --split test
+    t5x-lite train experiments/recipes/span_mini.py --run runs/span
+    t5x-lite eval runs/span --split test
 """
 # SPDX-License-Identifier: Apache-2.0
 
