@@ -21,6 +21,7 @@ DATA = [
     'sentencepiece>=0.2.2',
     'importlib_resources',  # TFDS 4.9.10 needs it for builders of others and does not say so
 ]
+HF = ['safetensors', 'tokenizers>=0.21']
 
 setup(
     name='t5x_lite',
@@ -42,8 +43,8 @@ setup(
         'tpu': ['jax[tpu]'],
         'cuda': ['jax[cuda13]'],
         'wandb': ['wandb'],
-        'hf': ['safetensors', 'tokenizers'],
-        'test': [*DATA, 'pytest', 'pytest-timeout', 'ruff'],
+        'hf': HF,
+        'test': [*DATA, *HF, 'pytest', 'pytest-timeout', 'ruff'],
     },
     entry_points={'console_scripts': ['t5x-lite = t5x_lite.main:main']},
 )

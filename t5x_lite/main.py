@@ -135,12 +135,23 @@ def _add_ckpt(commands) -> None:
 
 
 def _add_data(commands) -> None:
-    command = commands.add_parser('vocab', help='train a SentencePiece vocabulary')
+    command = commands.add_parser('vocab', help='train a vocabulary')
     command.add_argument(
-        'files', nargs='*', help='JSON lines with a `text` (default: the bundled corpus)'
+        'files',
+        nargs='*',
+        help='JSON lines with a `text`, or .txt, a document a line (default: the bundled corpus)',
+    )
+    command.add_argument(
+        '--kind',
+        choices=('sentencepiece', 'wordpiece', 'bpe'),
+        default='sentencepiece',
+        help='unigram SentencePiece, WordPiece or byte-level BPE (default: %(default)s)',
     )
     command.add_argument('--size', type=int, default=8064, help='pieces without sentinels')
-    command.add_argument('--to', required=True, type=Path, help='the model file to write')
+    command.add_argument('--lowercase', action='store_true', help='small letters only (wordpiece)')
+    command.add_argument(
+        '--to', required=True, type=Path, help='the model file to write, or the folder'
+    )
     command.set_defaults(run_command=vocab)
 
 
@@ -290,7 +301,7 @@ def report(options) -> None:
 def vocab(options) -> None:
     from t5x_lite.data import train_vocabulary
 
-    train_vocabulary.run(options.to, options.files, options.size)
+    train_vocabulary.run(options.to, options.files, options.size, options.kind, options.lowercase)
     print(options.to.resolve())
 
 

@@ -220,11 +220,14 @@ COMPUTE = """
 import importlib, pkgutil
 class Forbidden:
     def find_spec(self, name, *_):
-        if name.split('.')[0] in ('tensorflow', 'seqio', 'sentencepiece', 'tensorflow_datasets'):
+        if name.split('.')[0] in (
+            'tensorflow', 'seqio', 'sentencepiece', 'tensorflow_datasets', 'tokenizers'
+        ):
             raise ImportError(f'{name} is not installed')
 sys.meta_path.insert(0, Forbidden())
 import t5x_lite
 DATA_SIDE = ('t5x_lite.data.tasks.', 't5x_lite.data.text_task', 't5x_lite.data.tfds_builder')
+DATA_SIDE += ('t5x_lite.data.hf_vocabulary', 't5x_lite.data.tokenizer_vocabulary')
 count = 0
 for module in pkgutil.walk_packages(t5x_lite.__path__, 't5x_lite.'):
     if not module.name.startswith(DATA_SIDE) and not module.name.endswith('__main__'):

@@ -10,6 +10,7 @@ import numpy as np
 ABBREVIATIONS = frozenset(
     'Mr Mrs Ms Messrs Dr Prof Rev Hon St Sr Jr Gen Col Maj Capt Lt Sgt Gov Sen Rep Esq vs'.split()
 )
+_OPENERS = '"\'“‘«([{'
 _CLOSERS = '"\'”’»)]}'
 _BYTE = re.compile('<0x([0-7][0-9A-F])>')
 
@@ -26,21 +27,34 @@ class Marks(NamedTuple):
 
 
 def marks(vocabulary) -> Marks:
-    """The table for a `VocabularyInfo`; '▁' begins a word, special ids mean nothing."""
+    """The table for a `VocabularyInfo`; '▁' begins a word, special ids mean nothing.
+
+    Without capitals in the vocabulary any word may open a sentence. Where a full stop is a word of
+    its own (WordPiece), '3.5' is three words, and no number opens one.
+    """
     pieces = [_BYTE.sub(lambda m: chr(int(m[1], 16)), piece) for piece in vocabulary.pieces]
+    text = ~vocabulary.special
+    cased = any(pieces[i] != pieces[i].lower() for i in np.flatnonzero(text))
+    apart = any(pieces[i] == '.' for i in np.flatnonzero(vocabulary.starts_word))
 
     def where(test: Callable[[str], bool]) -> np.ndarray:
-        return (
-            np.fromiter((test(piece) for piece in pieces), bool, len(pieces)) & ~vocabulary.special
-        )
+        return np.fromiter((test(piece) for piece in pieces), bool, len(pieces)) & text
+
+    def opens(piece: str) -> bool:
+        first = piece[1:2]
+        small = first.islower() if cased else not (first.isalpha() or first in _OPENERS)
+        return piece.startswith('▁') and not small and not (apart and first.isdigit())
+
+    def short(piece: str) -> bool:
+        return _short(piece if cased else piece.title())
 
     return Marks(
         newline=where(lambda p: '\n' in p),
-        final=where(lambda p: p.rstrip(_CLOSERS).endswith(('.', '!', '?', '…')) and not _short(p)),
+        final=where(lambda p: p.rstrip(_CLOSERS).endswith(('.', '!', '?', '…')) and not short(p)),
         closing=where(lambda p: p != '' and not p.strip(_CLOSERS)),
-        opens=where(lambda p: p.startswith('▁') and not p[1:2].islower()),
+        opens=where(opens),
         stop=where(lambda p: p.rstrip(_CLOSERS) == '.'),
-        shortened=where(lambda p: _short(p + '.')),
+        shortened=where(lambda p: short(p + '.')),
     )
 
 

@@ -3,7 +3,7 @@
 
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from t5x_lite.data import corpora
@@ -12,6 +12,7 @@ from t5x_lite.errors import ConfigError
 
 CONTROL = ('[CLS]', '[SEP]', '[MASK]', *MODES)
 """Pieces that text can never produce."""
+EMPTY = 'vocabulary: the training texts are empty; name files with text in them'
 
 
 def train(texts: Iterable[str], path: str | Path, size: int = 8064) -> None:
@@ -34,7 +35,7 @@ def train(texts: Iterable[str], path: str | Path, size: int = 8064) -> None:
     lines = (line for text in texts for line in text.split('\n') if line)
     first = next(lines, None)
     if first is None:
-        raise ConfigError('vocabulary: the training texts are empty; name files with text in them')
+        raise ConfigError(EMPTY)
     model = _fit(itertools.chain([first], lines), size)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,43 @@ def _fit(lines: Iterable[str], size: int) -> bytes:
     return model.getvalue()
 
 
-def run(output: str | Path, inputs: Sequence[str | Path] = (), size: int = 8064) -> None:
-    """`t5x-lite data vocab`: trains on JSON-lines files, or the bundled train split if none."""
-    paths = inputs or [corpora.split_path('train')]
-    train((doc['text'] for path in paths for doc in corpora.documents(path)), output, size)
+def run(
+    output: str | Path,
+    inputs: Sequence[str | Path] = (),
+    size: int = 8064,
+    kind: str = 'sentencepiece',
+    lowercase: bool = False,
+) -> None:
+    """`t5x-lite data vocab`: trains on files, or the bundled train split if none is named.
+
+    Args:
+      output: the model file of 'sentencepiece', the folder of the other kinds.
+      inputs: JSON lines with a `text`, or `.txt` with a document on each line.
+      size: pieces, sentinels not counted.
+      kind: sentencepiece, wordpiece or bpe.
+      lowercase: 'wordpiece' only.
+
+    Raises:
+      ConfigError: bad files or size; nothing is written.
+    """
+    if lowercase and kind != 'wordpiece':
+        raise ConfigError(f'--lowercase: is for --kind=wordpiece, not {kind}; leave it out')
+    files = inputs or [corpora.split_path('train')]
+    texts = (text for path in files for text in corpora.texts(path))
+    if kind == 'sentencepiece':
+        _check_place(Path(output), Path.is_dir, 'file')
+        train(texts, output, size)
+        return
+    _check_place(Path(output), Path.is_file, 'folder')
+    from t5x_lite.data import train_tokenizer
+
+    if kind == 'wordpiece':
+        tokenizer = train_tokenizer.wordpiece(texts, size, lowercase)
+    else:
+        tokenizer = train_tokenizer.byte_bpe(texts, size)
+    train_tokenizer.write(tokenizer, output)
+
+
+def _check_place(output: Path, taken: Callable[[Path], bool], what: str) -> None:
+    if taken(output):
+        raise ConfigError(f'--to={output}: must be the {what} to write; name another')

@@ -9,7 +9,11 @@ import pytest
 from t5x_lite.data import packing, sentences
 
 PIECES = '\n . ." ) ▁Mr ▁He ▁saw ▁it ▁Bennet ▁" ▁he ▁J ? </s>'.split(' ')
-VOCABULARY = SimpleNamespace(pieces=PIECES, special=np.array([p == '</s>' for p in PIECES]))
+VOCABULARY = SimpleNamespace(
+    pieces=PIECES,
+    special=np.array([p == '</s>' for p in PIECES]),
+    starts_word=np.array([p.startswith('▁') for p in PIECES]),
+)
 
 
 def ids(text):

@@ -3,8 +3,9 @@
 
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from t5x_lite.errors import ConfigError
 
@@ -12,6 +13,9 @@ CORPUS_EN_PD = Path(__file__).parent / 'corpus_en_pd'
 SPLITS = ('train', 'validation', 'test')
 
 _FORM = 'need UTF-8, one JSON object with a "text" per line; restore the file or name another'
+_TEXT_FORM = 'need UTF-8, one document per line; restore the file or name another'
+
+T = TypeVar('T')
 
 
 def split_path(split: str) -> Path:
@@ -25,17 +29,32 @@ def documents(path: str | Path) -> Iterator[dict[str, str]]:
     Raises:
       ConfigError: the file is missing, unreadable, damaged, not of this form, or empty.
     """
+    return _lines(Path(path), _document, _FORM)
+
+
+def texts(path: str | Path) -> Iterator[str]:
+    """The texts of `documents`, or the lines, a document each, of a `.txt` or `.txt.xz` file.
+
+    Raises:
+      ConfigError: as `documents`.
+    """
     path = Path(path)
+    if path.name.removesuffix('.xz').endswith('.txt'):
+        return _lines(path, lambda line: line.rstrip('\n'), _TEXT_FORM)
+    return (document['text'] for document in documents(path))
+
+
+def _lines(path: Path, read: Callable[[str], T], form: str) -> Iterator[T]:
     count = 0
     try:
         with (lzma.open if path.suffix == '.xz' else open)(path, 'rt', encoding='utf-8') as lines:
             for line in lines:
                 count += 1
-                yield _document(line)
+                yield read(line)
     except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        raise ConfigError(f'corpus file {path}: line {count}: {error}; {_FORM}') from error
+        raise ConfigError(f'corpus file {path}: line {count}: {error}; {form}') from error
     if not count:
-        raise ConfigError(f'corpus file {path}: holds no documents; {_FORM}')
+        raise ConfigError(f'corpus file {path}: holds no documents; {form}')
 
 
 def _document(line: str) -> dict[str, str]:
