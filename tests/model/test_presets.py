@@ -82,3 +82,10 @@ def test_heads_count_and_padding_is_told_apart():
 def test_a_preset_takes_changes():
     assert presets.bert_base(dropout=0.0).dropout == 0.0
     assert presets.decoder_mini(embed=128).kv == 32
+
+
+@pytest.mark.parametrize('name', presets.__all__)
+def test_a_preset_takes_other_sizes(name):
+    sizes = dict(embed=32, heads=8, mlp=48, head_size=16)
+    config = getattr(presets, name)(**sizes)
+    assert {field: getattr(config, field) for field in sizes} == sizes

@@ -113,7 +113,7 @@ def qwen3_1_7b(**changes) -> ModelConfig:
     return _llama(28, 2048, 16, 6144, **QWEN3 | changes)
 
 
-def _gpt2(layers: int, embed: int, heads: int, **changes) -> ModelConfig:
+def _gpt2(layers: int, embed: int, heads: int, /, **changes) -> ModelConfig:
     fields = dict(
         vocab=50_257,
         embed=embed,
@@ -129,13 +129,13 @@ def _gpt2(layers: int, embed: int, heads: int, **changes) -> ModelConfig:
     return ModelConfig(**fields | changes)
 
 
-def _gpt3(layers: int, embed: int, heads: int, head_size: int, **changes) -> ModelConfig:
+def _gpt3(layers: int, embed: int, heads: int, head_size: int, /, **changes) -> ModelConfig:
     """GPT-2's architecture with full attention in every layer, on 2,048 tokens."""
     own = dict(head_size=head_size, positions=Learned(length=2048))
     return _gpt2(layers, embed, heads, **own | changes)
 
 
-def _llama(layers: int, embed: int, heads: int, mlp: int, **changes) -> ModelConfig:
+def _llama(layers: int, embed: int, heads: int, mlp: int, /, **changes) -> ModelConfig:
     fields = dict(
         vocab=32_000,
         embed=embed,

@@ -140,7 +140,7 @@ def bart_large(**changes) -> ModelConfig:
     return _bart(12, 1024, 16, **changes)
 
 
-def _t5(layers: int, embed: int, heads: int, mlp: int, **changes) -> ModelConfig:
+def _t5(layers: int, embed: int, heads: int, mlp: int, /, **changes) -> ModelConfig:
     fields = dict(
         vocab=32_128,  # of which the tokenizer has 32,100
         embed=embed,
@@ -160,17 +160,19 @@ def _t5(layers: int, embed: int, heads: int, mlp: int, **changes) -> ModelConfig
     return ModelConfig(**fields | changes)
 
 
-def _t5_1_1(layers: int, embed: int, heads: int, mlp: int, **changes) -> ModelConfig:
+def _t5_1_1(layers: int, embed: int, heads: int, mlp: int, /, **changes) -> ModelConfig:
     own = dict(activation=gelu_tanh, gated=True, tied=False, scale_logits=False, dropout=0.0)
     return _t5(layers, embed, heads, mlp, **own | changes)
 
 
-def _byt5(encoder: int, decoder: int, embed: int, heads: int, mlp: int, **changes) -> ModelConfig:
+def _byt5(
+    encoder: int, decoder: int, embed: int, heads: int, mlp: int, /, **changes
+) -> ModelConfig:
     own = dict(vocab=384, decoder_layers=decoder)
     return _t5_1_1(encoder, embed, heads, mlp, **own | changes)
 
 
-def _bart(layers: int, embed: int, heads: int, **changes) -> ModelConfig:
+def _bart(layers: int, embed: int, heads: int, /, **changes) -> ModelConfig:
     fields = dict(
         vocab=50_265,
         embed=embed,

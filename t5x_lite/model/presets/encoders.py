@@ -88,7 +88,7 @@ def modernbert_large(**changes) -> ModelConfig:
     return _modernbert(28, 1024, 16, 2624, **changes)
 
 
-def _bert(layers: int, embed: int, heads: int, **changes) -> ModelConfig:
+def _bert(layers: int, embed: int, heads: int, /, **changes) -> ModelConfig:
     fields = dict(
         vocab=30_522,
         types=2,
@@ -108,7 +108,7 @@ def _bert(layers: int, embed: int, heads: int, **changes) -> ModelConfig:
     return ModelConfig(**fields | changes)
 
 
-def _roberta(layers: int, embed: int, heads: int, **changes) -> ModelConfig:
+def _roberta(layers: int, embed: int, heads: int, /, **changes) -> ModelConfig:
     own = dict(
         vocab=50_265, types=1, positions=Learned(length=512, offset=2), norm=LayerNorm(eps=1e-5)
     )
@@ -120,7 +120,7 @@ def _narrow(table: int, embed: int) -> dict:
     return {} if table == embed else dict(embedding_size=table)
 
 
-def _modernbert(layers: int, embed: int, heads: int, mlp: int, **changes) -> ModelConfig:
+def _modernbert(layers: int, embed: int, heads: int, mlp: int, /, **changes) -> ModelConfig:
     fields = dict(
         vocab=50_368,
         embed=embed,
