@@ -88,7 +88,7 @@ def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str =
     from t5x_lite.model import transformer
 
     own = architecture_of(run)
-    hugging_face.family_of(own.model)
+    hugging_face.family_of(own.model, own.heads)
     with written_whole(target) as new:
         graph = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

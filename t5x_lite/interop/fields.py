@@ -81,3 +81,8 @@ def encoder_fields(model: ModelConfig) -> dict[str, Any]:
         attention_probs_dropout_prob=model.dropout,
         initializer_range=getattr(model.init, 'std', 0.02),
     )
+
+
+def special_ids(model: ModelConfig, **ids: int) -> dict[str, int | None]:
+    """The published ids of special tokens; null those that the vocabulary is too small for."""
+    return {name: value if value < model.vocab else None for name, value in ids.items()}

@@ -32,14 +32,15 @@ def rename(
 
     Heads keep their names whole, so the prefix is put back where a table has it.
     """
-    out = {}
-    for name, tensor in tensors.items():
+    found, copies = {}, {}
+    for old, tensor in tensors.items():
+        name = old
         for pattern, new in renamed:
             name = re.sub(pattern, new, name)
         short = name.removeprefix(prefix)
         if not any(re.search(p, name) or re.search(p, short) for p in ignored):
-            out[short] = tensor
-    return out
+            (found if name == old else copies)[short] = tensor
+    return copies | found
 
 
 def plan(
