@@ -30,7 +30,8 @@ class Source(NamedTuple):
 
     @property
     def labels(self) -> int:
-        return len(self.fields.get('id2label') or '12')  # transformers' default is two
+        names = self.fields.get('id2label')
+        return len(names) if names else self.fields.get('num_labels') or 2  # their default
 
     @property
     def architecture(self) -> str:
@@ -174,7 +175,8 @@ def family_of(model: ModelConfig, heads: Mapping[str, Any] = MappingProxyType({}
         shown = '; '.join(
             f'{name} has another {", ".join(wrong)}' for _, name, wrong in sorted(near)[:3]
         )
-        raise ConfigError(f'the model is of no family known here: {shown or families.known()}')
+        shown = shown or ', '.join(families.known())
+        raise ConfigError(f'the model is of no family known here: {shown}')
     fits = [family for family in whole if all(_like(family, value) for value in heads.values())]
     family = (fits or whole)[0]
     _architecture(family, heads)  # raises if it has not these heads

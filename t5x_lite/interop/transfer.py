@@ -64,8 +64,9 @@ def plan(
             continue
         loaded[weight.path] = weight
         for name, shape in _names(weight, shapes[weight.path]):
+            if name not in used:  # once for all parts of a tensor
+                wrong += _misfit(weight, name, shape, tensors.get(name), vocab)
             used.add(name)
-            wrong += _misfit(weight, name, shape, tensors.get(name), vocab)
     if wrong:
         more = f'\n  and {len(wrong) - SHOWN} more' if len(wrong) > SHOWN else ''
         shown = '\n  '.join(wrong[:SHOWN])

@@ -139,7 +139,7 @@ def round_trip(ours: Ours, theirs, folder) -> None:
 
 def scores(out):
     """What a transformers model says: span scores side by side, logits, or hidden states."""
-    names = ('logits', 'pooler_output', 'last_hidden_state')
+    names = ('logits', 'prediction_logits', 'pooler_output', 'last_hidden_state')
     if 'start_logits' in out:
         return torch.stack([out['start_logits'], out['end_logits']], -1)
     return next(out[name] for name in names if name in out)

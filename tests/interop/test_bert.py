@@ -67,5 +67,28 @@ def test_logits_loss_and_gradients(kind, tmp_path):
     reference.round_trip(ours, theirs, tmp_path / 'ours')
 
 
+def test_the_two_heads_of_pre_training(tmp_path):
+    config = transformers.BertConfig(**SIZES)
+    theirs = reference.save(transformers.BertForPreTraining(config), tmp_path / 'theirs')
+    ours = reference.load(tmp_path / 'theirs')
+    assert list(ours.heads) == ['mlm', 'nsp']
+    ids, mask = reference.tokens(99)
+    inputs = dict(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
+
+    def both(model):  # one score in which every weight of both heads has its say
+        x = model.encode(ids, segments=mask)
+        scores = model.heads['nsp'](x[:, 0])
+        return model.heads['mlm'](x, model) * (scores[:, :1] - scores[:, 1:])[..., None]
+
+    def reference_of_both(model):
+        out = model(**inputs)
+        scores = out.seq_relationship_logits
+        return out.prediction_logits * (scores[:, :1] - scores[:, 1:])[..., None]
+
+    chosen = reference.targets(ids.shape, 99, mask)
+    reference.compare(ours, theirs, both, reference_of_both, *chosen)
+    reference.round_trip(ours, theirs, tmp_path / 'ours')
+
+
 def test_configs_and_presets_are_the_same_in_both_notations():
     reference.same_presets('bert', 'bert_')

@@ -6,6 +6,9 @@ import pytest
 import reference
 from reference import torch, transformers
 
+from t5x_lite.interop import hugging_face
+from t5x_lite.model import presets
+
 SIZES = dict(
     vocab_size=99, n_embd=32, n_layer=3, n_head=4, n_positions=24, bos_token_id=1, eos_token_id=2
 )
@@ -46,6 +49,14 @@ def test_logits_loss_and_gradients(kind, tmp_path):
 
 def test_configs_and_presets_are_the_same_in_both_notations():
     reference.same_presets('gpt2', 'gpt2_')
+
+
+def test_a_head_size_may_be_said_or_left_out():
+    assert hugging_face.family_of(presets.gpt3_small()).model_type == 'gpt2'
+    with pytest.raises(reference.ConfigError, match='gpt2 has another head_size'):
+        hugging_face.family_of(presets.gpt2_small(head_size=48))
+    with pytest.raises(reference.ConfigError, match='of no family known here: bert, electra'):
+        hugging_face.family_of(presets.gpt3_xl())  # 24 heads of 128 on a width of 2048
 
 
 def test_a_width_of_its_own_and_unscaled_scores_are_read_and_others_refused():

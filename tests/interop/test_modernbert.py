@@ -125,6 +125,8 @@ def test_both_generations_of_config_are_read():
     assert to_model(old) == to_model(new)
     assert to_model(new).local == Local(reach=5, global_every=2)
     assert to_model(new).positions == Rope(base=500.0, local_base=50.0)
+    assert to_model(dict(new, layer_types=kinds[1:2] * 5)).local == Local(reach=5)
+    assert to_model(dict(new, global_attn_every_n_layers=4)) == to_model(new)  # transformers too
     everything = dict(new, layer_types=['full_attention'] * 5)
     assert to_model(everything).local is None
     with pytest.raises(reference.ConfigError, match='layer_types='):

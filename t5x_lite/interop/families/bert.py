@@ -27,9 +27,9 @@ def to_model(fields: Mapping[str, Any]) -> ModelConfig:
     refuse_variants(fields)
     return ModelConfig(
         **f.encoder_sizes(fields),
-        types=fields.get('type_vocab_size', 2),
-        positions=Learned(length=fields.get('max_position_embeddings', 512)),
-        norm=LayerNorm(eps=fields.get('layer_norm_eps', 1e-12)),
+        types=f.number(fields, 'type_vocab_size', 2),
+        positions=Learned(length=f.number(fields, 'max_position_embeddings', 512)),
+        norm=LayerNorm(eps=f.number(fields, 'layer_norm_eps', 1e-12)),
         norm_first=False,
         norm_embedding=True,
         activation=f.activation(fields.get('hidden_act', 'gelu')),

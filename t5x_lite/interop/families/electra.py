@@ -15,7 +15,7 @@ from t5x_lite.model.heads import ClassifierHead, MaskedLMHead
 
 def to_model(fields: Mapping[str, Any]) -> ModelConfig:
     f.refuse_others(fields, hidden_act=('gelu',))  # heads have it whatever this says
-    size = fields.get('embedding_size', 128)
+    size = f.number(fields, 'embedding_size', 128)
     narrow = None if size == f.need(fields, 'hidden_size') else size
     return dataclasses.replace(bert.to_model(fields), embedding_size=narrow)
 

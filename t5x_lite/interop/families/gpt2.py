@@ -22,19 +22,19 @@ def to_model(fields: Mapping[str, Any]) -> ModelConfig:
         add_cross_attention=(False,),
         tie_word_embeddings=(True,),
     )
-    embed, std = f.need(fields, 'n_embd'), fields.get('initializer_range', 0.02)
+    embed, std = f.need(fields, 'n_embd'), f.number(fields, 'initializer_range', 0.02)
     return ModelConfig(
         vocab=f.need(fields, 'vocab_size'),
         embed=embed,
         heads=f.need(fields, 'n_head'),
         mlp=4 * embed if fields.get('n_inner') is None else fields['n_inner'],
         decoder_layers=f.need(fields, 'n_layer'),
-        positions=Learned(length=fields.get('n_positions', 1024)),
-        norm=LayerNorm(eps=fields.get('layer_norm_epsilon', 1e-5)),
+        positions=Learned(length=f.number(fields, 'n_positions', 1024)),
+        norm=LayerNorm(eps=f.number(fields, 'layer_norm_epsilon', 1e-5)),
         activation=f.activation(fields.get('activation_function', 'gelu_new')),
         bias=True,
         scale_attention=fields.get('scale_attn_weights', True),
-        dropout=fields.get('resid_pdrop', 0.1),
+        dropout=f.number(fields, 'resid_pdrop', 0.1),
         init=Normal(std=std, scale_residual=True, positions=0.01),
     )
 

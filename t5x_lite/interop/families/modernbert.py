@@ -31,13 +31,13 @@ def to_model(fields: Mapping[str, Any]) -> ModelConfig:
         tie_word_embeddings=(True,),
     )
     local = _local(fields)
-    init = Normal(std=fields.get('initializer_range', 0.02), scale_residual=True)
-    own = dict(dropout=fields.get('mlp_dropout', 0.0), init=init)
+    init = Normal(std=f.number(fields, 'initializer_range', 0.02), scale_residual=True)
+    own = dict(dropout=f.number(fields, 'mlp_dropout', 0.0), init=init)
     return ModelConfig(
         **f.encoder_sizes(fields) | own,
         positions=_positions(fields, local),
         local=local,
-        norm=LayerNorm(eps=fields.get('norm_eps', 1e-5), bias=False),
+        norm=LayerNorm(eps=f.number(fields, 'norm_eps', 1e-5), bias=False),
         norm_embedding=True,
         first_norm=False,
         activation=gelu,
@@ -48,16 +48,15 @@ def to_model(fields: Mapping[str, Any]) -> ModelConfig:
 
 def _local(fields: Mapping[str, Any]) -> Local | None:
     """The windows, of `layer_types` (transformers 5) or of how often a layer has none."""
-    layers = f.need(fields, 'num_hidden_layers')
-    kinds, every = fields.get('layer_types'), fields.get('global_attn_every_n_layers')
-    if kinds is not None and every is None:
-        whole = [i for i, kind in enumerate(kinds) if kind == GLOBAL]
-        every = whole[1] if len(whole) > 1 else max(3, layers) if whole else None
-    elif every is None:
-        every = 3
-    reach = fields.get('local_attention', 128) // 2
-    local = None if every == 1 else Local(reach=reach, global_every=every)
-    if kinds is not None and list(kinds) != _layer_types(local, layers):
+    layers, kinds = f.number(fields, 'num_hidden_layers', 22), fields.get('layer_types')
+    reach = f.number(fields, 'local_attention', 128) // 2
+    windows = lambda every: None if every == 1 else Local(reach=reach, global_every=every)
+    local = windows(f.number(fields, 'global_attn_every_n_layers', 3))
+    if kinds in (None, _layer_types(local, layers)):
+        return local
+    whole = [i for i, kind in enumerate(kinds) if kind == GLOBAL]
+    local = windows(whole[1] if len(whole) > 1 else layers if whole else None)
+    if kinds != _layer_types(local, layers):
         raise ConfigError(
             f'config.json: layer_types={kinds} is not known here; {GLOBAL} must come in layers '
             f'0, n, 2n, ..., and {LOCAL} in the others'
@@ -81,7 +80,7 @@ def _positions(fields: Mapping[str, Any], local: Local | None) -> Rope:
     ):
         own = (fields.get('rope_parameters') or {}).get(kind) or {}
         f.refuse_others(own, rope_type=('default',), partial_rotary_factor=(1.0,))
-        bases.append(own.get('rope_theta', fields.get(name, default)))
+        bases.append(f.number(own, 'rope_theta', f.number(fields, name, default)))
     base, local_base = bases
     return Rope(base=base, local_base=None if local is None or local_base == base else local_base)
 

@@ -24,12 +24,12 @@ def to_model(fields: Mapping[str, Any]) -> ModelConfig:
             f'config.json: pad_token_id={pad!r} must be an integer of 0 or more: positions start '
             'after it; RoBERTa has 1'
         )
-    length = fields.get('max_position_embeddings', 512) - pad - 1
+    length = f.number(fields, 'max_position_embeddings', 512) - pad - 1
     return ModelConfig(
         **f.encoder_sizes(fields),
-        types=fields.get('type_vocab_size', 2),
+        types=f.number(fields, 'type_vocab_size', 2),
         positions=Learned(length=length, offset=pad + 1),
-        norm=LayerNorm(eps=fields.get('layer_norm_eps', 1e-12)),
+        norm=LayerNorm(eps=f.number(fields, 'layer_norm_eps', 1e-12)),
         norm_first=False,
         norm_embedding=True,
         activation=f.activation('gelu'),
