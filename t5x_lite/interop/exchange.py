@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
+import os
 import runpy
 import shutil
 from collections.abc import Iterator, Mapping
@@ -102,7 +103,7 @@ def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str =
     from t5x_lite.model import transformer
 
     own = architecture_of(run)
-    hugging_face.family_of(own.model)
+    hugging_face.family_of(own.model, own.heads)
     with written_whole(target) as new:
         graph = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -141,8 +142,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` that takes its name at the end, or goes if something fails."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f'{folder}: is there already; name a new folder')
-    new = folder.with_name(f'{folder.name}.new')
-    shutil.rmtree(new, ignore_errors=True)
+    folder = folder.resolve()
+    new = folder.with_name(f'.{folder.name}.{os.getpid()}')  # nobody's folder
     new.mkdir(parents=True)
     try:
         yield new

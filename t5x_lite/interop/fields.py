@@ -27,6 +27,17 @@ def need(fields: Mapping[str, Any], name: str):
     return fields[name]
 
 
+def number(fields: Mapping[str, Any], name: str, default: int | float):
+    """A number, an integer if its default is one; the default where it is absent or null."""
+    value = fields.get(name)
+    value = default if value is None else value
+    kinds = (int,) if type(default) is int else (int, float)
+    if type(value) not in kinds or value < 0:
+        what = 'an integer' if kinds == (int,) else 'a number'
+        raise ConfigError(f'config.json: {name}={value!r} must be {what} of 0 or more')
+    return value
+
+
 def refuse_others(fields: Mapping[str, Any], **known) -> None:
     """ConfigError if a field has a value that the model library has nothing for."""
     for name, values in known.items():
@@ -64,8 +75,8 @@ def encoder_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
         heads=need(fields, 'num_attention_heads'),
         mlp=need(fields, 'intermediate_size'),
         encoder_layers=need(fields, 'num_hidden_layers'),
-        dropout=fields.get('hidden_dropout_prob', 0.0),
-        init=Normal(std=fields.get('initializer_range', 0.02)),
+        dropout=number(fields, 'hidden_dropout_prob', 0.0),
+        init=Normal(std=number(fields, 'initializer_range', 0.02)),
     )
 
 
@@ -81,3 +92,8 @@ def encoder_fields(model: ModelConfig) -> dict[str, Any]:
         attention_probs_dropout_prob=model.dropout,
         initializer_range=getattr(model.init, 'std', 0.02),
     )
+
+
+def special_ids(model: ModelConfig, **ids: int) -> dict[str, int | None]:
+    """The published ids of special tokens; null those that the vocabulary is too small for."""
+    return {name: value if value < model.vocab else None for name, value in ids.items()}

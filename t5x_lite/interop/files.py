@@ -41,8 +41,10 @@ def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError(f'{folder}: there is no such folder; name one with {WHOLE}')
     if (folder / INDEX).is_file():
-        named = read_json(folder / INDEX).get('weight_map', {})
-        files = [folder / name for name in sorted(set(named.values()))]
+        named = read_json(folder / INDEX).get('weight_map')
+        if not isinstance(named, dict):
+            raise ConfigError(f'{folder / INDEX}: weight_map must be an object of file names')
+        files = [folder / name for name in sorted(set(map(str, named.values())))]
         missing = [file.name for file in files if not file.is_file()]
         if missing or not files:
             shown = ', '.join(missing) or 'no files at all'

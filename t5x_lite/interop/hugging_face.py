@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from t5x_lite.errors import ConfigError
@@ -15,6 +16,8 @@ from t5x_lite.model.config import ModelConfig
 CONFIG = 'config.json'
 # A file's config does not bind these: they change no shape and no result without dropout.
 FREE = ('dropout', 'init', 'dtype', 'remat', 'unroll', 'vocab_multiple')
+# Fields of which None means a size of its own: the sizes are compared.
+SIZES = {'head_size': 'kv', 'kv_heads': 'groups', 'embedding_size': 'table'}
 
 
 class Source(NamedTuple):
@@ -27,7 +30,8 @@ class Source(NamedTuple):
 
     @property
     def labels(self) -> int:
-        return len(self.fields.get('id2label') or '12')  # transformers' default is two
+        names = self.fields.get('id2label')
+        return len(names) if names else self.fields.get('num_labels') or 2  # their default
 
     @property
     def architecture(self) -> str:
@@ -57,13 +61,13 @@ def heads_of(source: Source) -> dict[str, Any]:
     return {
         name: family.heads[name].build(source.labels)
         for name in names
-        if _has(source, family.heads[name])
+        if _has(source, family.heads[name], any)
     }
 
 
-def _has(source: Source, head: HeadNames) -> bool:
+def _has(source: Source, head: HeadNames, quantity=all) -> bool:
     prefix = source.family.prefix
-    return all(weight.name.removeprefix(prefix) in source.tensors for weight in head.weights)
+    return quantity(weight.name.removeprefix(prefix) in source.tensors for weight in head.weights)
 
 
 def plan(source: Source, model: ModelConfig, heads: Mapping[str, Any], shapes) -> transfer.Plan:
@@ -90,17 +94,22 @@ def check_same(source: Source, model: ModelConfig) -> None:
         theirs = source.family.to_model(source.fields)
     except ConfigError as error:
         raise ConfigError(f'{source.folder}: {error}') from error
-    for field in dataclasses.fields(ModelConfig):
-        ours, other = getattr(model, field.name), getattr(theirs, field.name)
-        if field.name == 'vocab':
-            differs = ours > max(other, _rows(source, theirs))
-        else:
-            differs = ours != other and field.name not in FREE
-        if differs:
-            raise ConfigError(
-                f'{source.folder}: has {field.name}={_shown(other)}, but the model has '
-                f'{field.name}={_shown(ours)}; set model.{field.name}={_shown(other)}'
-            )
+    wrong = [name for name in differences(model, theirs) if name != 'vocab']
+    if model.vocab > max(theirs.vocab, _rows(source, theirs)):
+        wrong.insert(0, 'vocab')
+    for name in wrong[:1]:
+        ours, other = _shown(getattr(model, name)), _shown(getattr(theirs, name))
+        raise ConfigError(
+            f'{source.folder}: has {name}={other}, but the model has {name}={ours}; '
+            f'set model.{name}={other}'
+        )
+
+
+def differences(model: ModelConfig, other: ModelConfig) -> list[str]:
+    """The fields in which two models differ so that one cannot have the other's weights."""
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
+    value = lambda model, name: getattr(model, SIZES.get(name, name))
+    return [name for name in names if value(model, name) != value(other, name)]
 
 
 def _rows(source: Source, theirs: ModelConfig) -> int:
@@ -118,7 +127,9 @@ def _matching(source: Source, value) -> HeadNames | None:
         source.family.heads.values(), key=lambda head: head.architecture != source.architecture
     )
     for head in candidates:
-        if _has(source, head) and head.build(source.labels) == value:
+        # Of the file's own head a part is not enough: the rest is then named as missing.
+        quantity = any if head.architecture == source.architecture else all
+        if _has(source, head, quantity) and head.build(source.labels) == value:
             return head
     return None
 
@@ -140,31 +151,42 @@ def unknown(source: Source, unread: list[str]) -> list[str]:
     return [name for name in unread if name not in known]
 
 
-def family_of(model: ModelConfig) -> Family:
-    """The family whose config.json describes the model wholly.
+def family_of(model: ModelConfig, heads: Mapping[str, Any] = MappingProxyType({})) -> Family:
+    """The family whose config.json describes the model wholly and that has its heads.
+
+    BERT, where ELECTRA has the model too and no head tells them apart.
 
     Raises:
-      ConfigError: none does; names what each of the nearest cannot say.
+      ConfigError: none does; names what each of the nearest cannot say, or the head.
     """
-    near = []
+    whole, near = [], []
     for name in families.known():
         family = families.find(name)
         try:
             back = family.to_model(family.to_fields(model))
-        except (ConfigError, AttributeError, TypeError):  # has not what this family's have
+        except (ConfigError, AttributeError):  # has not what this family's have
             continue
-        wrong = [
-            field.name
-            for field in dataclasses.fields(ModelConfig)
-            if field.name not in FREE and getattr(back, field.name) != getattr(model, field.name)
-        ]
-        if not wrong:
-            return family
-        near.append((len(wrong), name, wrong))
-    shown = '; '.join(
-        f'{name} has another {", ".join(wrong)}' for _, name, wrong in sorted(near)[:3]
-    )
-    raise ConfigError(f'the model is of no family known here: {shown or families.known()}')
+        wrong = differences(model, back)
+        if wrong:
+            near.append((len(wrong), name, wrong))
+        else:
+            whole.append(family)
+    if not whole:
+        shown = '; '.join(
+            f'{name} has another {", ".join(wrong)}' for _, name, wrong in sorted(near)[:3]
+        )
+        shown = shown or ', '.join(families.known())
+        raise ConfigError(f'the model is of no family known here: {shown}')
+    fits = [family for family in whole if all(_like(family, value) for value in heads.values())]
+    family = (fits or whole)[0]
+    _architecture(family, heads)  # raises if it has not these heads
+    return family
+
+
+def _like(family: Family, value) -> list[HeadNames]:
+    """The family's heads that are equal to the value."""
+    labels = getattr(value, 'labels', 2)
+    return [head for head in family.heads.values() if head.build(labels) == value]
 
 
 def write_folder(
@@ -175,14 +197,15 @@ def write_folder(
     Raises:
       ConfigError: no family has the model, or no architecture its heads.
     """
-    family = family_of(model)
-    architecture, _ = _architecture(family, heads)
+    family = family_of(model, heads)
+    architecture, chosen = _architecture(family, heads)
     weights = chosen_weights(family, model, heads)
     fields = family.to_fields(model) | dict(
         model_type=family.model_type, architectures=[architecture], dtype=dtype
     )
-    for head in heads.values():
-        fields |= _label_fields(getattr(head, 'labels', 2))
+    for name, head in chosen.items():
+        if head.build(1) != head.build(2):  # else its architecture does not ask for labels
+            fields |= _label_fields(heads[name].labels)
     tensors = transfer.outgoing(weights, arrays, model.vocab)
     files.write_folder(folder, tensors.shapes, tensors.read, dtype=dtype)
     text = json.dumps(fields, indent=2, sort_keys=True) + '\n'
@@ -220,8 +243,7 @@ def _architecture(family: Family, heads: Mapping[str, Any]):
     """(architecture, {our head's name: the family's}) for exactly these heads."""
     chosen = {}
     for name, value in heads.items():
-        labels = getattr(value, 'labels', 2)
-        fits = [h for h in family.heads.values() if h.build(labels) == value]
+        fits = _like(family, value)
         if not fits:
             raise ConfigError(
                 f'export: {family.model_type} has no head like {name}={value!r}; it has '

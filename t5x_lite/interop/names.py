@@ -66,8 +66,9 @@ class Family:
       prefix: of the trunk's names in all other architectures, 'bert.'.
       heads: by a name that an imported model's head gets; the first that fits an architecture.
       together: architectures with several heads, {'BertForPreTraining': ('mlm', 'nsp')}.
-      ignored: regular expressions of names without weights of their own: buffers, tied copies.
-      renamed: pairs (pattern, replacement) for old names, ('gamma$', 'weight').
+      ignored: regular expressions of names without weights of their own: buffers.
+      renamed: pairs (pattern, replacement) for old names, ('gamma$', 'weight'), and for tied
+        copies; where a file has both names, the new one counts.
     """
 
     model_type: str

@@ -32,14 +32,15 @@ def rename(
 
     Heads keep their names whole, so the prefix is put back where a table has it.
     """
-    out = {}
-    for name, tensor in tensors.items():
+    found, copies = {}, {}
+    for old, tensor in tensors.items():
+        name = old
         for pattern, new in renamed:
             name = re.sub(pattern, new, name)
         short = name.removeprefix(prefix)
         if not any(re.search(p, name) or re.search(p, short) for p in ignored):
-            out[short] = tensor
-    return out
+            (found if name == old else copies)[short] = tensor
+    return copies | found
 
 
 def plan(
@@ -63,8 +64,9 @@ def plan(
             continue
         loaded[weight.path] = weight
         for name, shape in _names(weight, shapes[weight.path]):
+            if name not in used:  # once for all parts of a tensor
+                wrong += _misfit(weight, name, shape, tensors.get(name), vocab)
             used.add(name)
-            wrong += _misfit(weight, name, shape, tensors.get(name), vocab)
     if wrong:
         more = f'\n  and {len(wrong) - SHOWN} more' if len(wrong) > SHOWN else ''
         shown = '\n  '.join(wrong[:SHOWN])

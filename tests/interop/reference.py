@@ -10,12 +10,16 @@ import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_lite.interop import hugging_face, transfer
-from t5x_lite.model import transformer
+from t5x_lite.errors import ConfigError  # noqa: F401  for the tests of families
+from t5x_lite.interop import families, hugging_face, transfer
+from t5x_lite.model import presets, transformer
 
 REASON = "the reference is not installed: pip install '.[test-hf]'"
 torch = pytest.importorskip('torch', reason=REASON)
 transformers = pytest.importorskip('transformers', reason=REASON)
+
+
+family = families.find
 
 
 class Ours(NamedTuple):
@@ -108,6 +112,52 @@ def same_gradients(ours: Ours, theirs, gradients, tolerance) -> None:
             near(name, written.read(name), gradient.numpy(), tolerance, scale=largest)
             compared += 1
     assert compared >= len(written.shapes) - 2, 'too few parameters have a gradient'
+
+
+def round_trip(ours: Ours, theirs, folder) -> None:
+    """Asserts that transformers loads what we write, bit for bit, and that we read it back so."""
+    folder.mkdir()
+    config = ours.source.family.to_model(ours.source.fields)
+    hugging_face.write_folder(folder, config, ours.heads, ours.arrays)
+    back, told = type(theirs).from_pretrained(folder, output_loading_info=True)
+    assert not any(told.values()), told
+    assert back.config.architectures == [type(theirs).__name__]
+    expected = theirs.state_dict()
+    for name, value in back.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    inputs = dict(input_ids=torch.tensor(tokens(config.vocab, (20,), 20)[0]))
+    if back.config.is_encoder_decoder:
+        inputs['decoder_input_ids'] = inputs['input_ids'][:, :9]
+    with torch.no_grad():
+        assert torch.equal(scores(back.eval()(**inputs)), scores(theirs(**inputs)))
+    again = load(folder)
+    assert again.source.family is ours.source.family and again.heads == ours.heads
+    assert again.arrays.keys() == ours.arrays.keys()
+    for path, array in again.arrays.items():
+        assert np.array_equal(array, ours.arrays[path]), path
+
+
+def scores(out):
+    """What a transformers model says: span scores side by side, logits, or hidden states."""
+    names = ('logits', 'prediction_logits', 'pooler_output', 'last_hidden_state')
+    if 'start_logits' in out:
+        return torch.stack([out['start_logits'], out['end_logits']], -1)
+    return next(out[name] for name in names if name in out)
+
+
+def same_presets(model_type: str, start: str | tuple[str, ...]) -> None:
+    """Asserts that presets of these names survive as fields, and that defaults can be read."""
+    own = family(model_type)
+    for name in presets.__all__:
+        if name.startswith(start):
+            model = getattr(presets, name)()
+            back = own.to_model(own.to_fields(model))
+            assert hugging_face.differences(back, model) == [], name
+            assert hugging_face.family_of(model) is own, name
+            read = transformers.AutoConfig.for_model(model_type, **own.to_fields(model))
+            again = own.to_model(read.to_dict())
+            assert hugging_face.differences(again, model) == [], name
+    own.to_model(transformers.AutoConfig.for_model(model_type).to_dict())
 
 
 def near(what: str, ours, theirs, tolerance: float, scale: float | None = None) -> None:

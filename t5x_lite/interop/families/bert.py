@@ -12,18 +12,24 @@ from t5x_lite.model.norms import LayerNorm
 from t5x_lite.model.positions import Learned
 
 
-def to_model(fields: Mapping[str, Any]) -> ModelConfig:
+def refuse_variants(fields: Mapping[str, Any]) -> None:
+    """ConfigError for what BERT's, RoBERTa's and ELECTRA's files may say and we have not."""
     f.refuse_others(
         fields,
         position_embedding_type=('absolute',),
         is_decoder=(False,),
         add_cross_attention=(False,),
+        tie_word_embeddings=(True,),
     )
+
+
+def to_model(fields: Mapping[str, Any]) -> ModelConfig:
+    refuse_variants(fields)
     return ModelConfig(
         **f.encoder_sizes(fields),
-        types=fields.get('type_vocab_size', 2),
-        positions=Learned(length=fields.get('max_position_embeddings', 512)),
-        norm=LayerNorm(eps=fields.get('layer_norm_eps', 1e-12)),
+        types=f.number(fields, 'type_vocab_size', 2),
+        positions=Learned(length=f.number(fields, 'max_position_embeddings', 512)),
+        norm=LayerNorm(eps=f.number(fields, 'layer_norm_eps', 1e-12)),
         norm_first=False,
         norm_embedding=True,
         activation=f.activation(fields.get('hidden_act', 'gelu')),
@@ -100,9 +106,12 @@ FAMILY = Family(
         'sentence': HeadNames('BertModel', lambda labels: SentenceHead(), POOLER),
     },
     together={'BertForPreTraining': ('mlm', 'nsp')},
-    ignored=(
-        r'embeddings\.position_ids$',
-        r'^cls\.predictions\.decoder\.(weight|bias)$',  # tied to the embedding and to the bias
+    ignored=(r'embeddings\.position_ids$',),
+    renamed=(
+        (r'LayerNorm\.gamma$', 'LayerNorm.weight'),
+        (r'LayerNorm\.beta$', 'LayerNorm.bias'),
+        # tied: one of the two names may be all there is
+        (r'^cls\.predictions\.decoder\.weight$', 'bert.embeddings.word_embeddings.weight'),
+        (r'^cls\.predictions\.decoder\.bias$', 'cls.predictions.bias'),
     ),
-    renamed=((r'LayerNorm\.gamma$', 'LayerNorm.weight'), (r'LayerNorm\.beta$', 'LayerNorm.bias')),
 )

@@ -1,0 +1,189 @@
+"""Import and export of folders: there and back; bad input is one message and leaves nothing."""
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import test_files
+from safetensors.numpy import load_file, save_file
+
+from t5x_lite.errors import ConfigError, RunError
+from t5x_lite.interop import exchange, hugging_face
+from t5x_lite.model.heads import ClassifierHead, SentenceHead
+
+WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
+QUERY = 'bert.encoder.layer.1.attention.self.query.weight'
+
+
+@pytest.fixture(scope='module')
+def bert(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('bert')
+    reference.save(test_files.MODELS['bert'](), folder)
+    return folder
+
+
+@pytest.fixture
+def source(bert, tmp_path):
+    """A copy to damage."""
+    folder = tmp_path / 'source'
+    folder.mkdir()
+    for file in bert.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize('kind', test_files.MODELS)
+def test_a_folder_comes_back_from_a_run_bit_for_bit(kind, tmp_path):
+    reference.save(test_files.MODELS[kind](), tmp_path / 'source')
+    (tmp_path / 'source' / 'tokenizer.json').write_text('{}')
+    told = exchange.import_folder(tmp_path / 'source', tmp_path / 'run')
+    assert 'loaded' in told and 'new' not in told
+    assert exchange.export_run(tmp_path / 'run', tmp_path / 'back') == 0
+    assert (tmp_path / 'back' / 'tokenizer.json').read_text() == '{}'
+    expected, found = (
+        load_file(tmp_path / 'source' / WEIGHTS),
+        load_file(tmp_path / 'back' / WEIGHTS),
+    )
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['back', 'run', 'source']
+
+
+def tensors(change):
+    def damage(folder):
+        file = folder / WEIGHTS
+        found = load_file(file)
+        change(found)
+        save_file(found, file)
+
+    return damage
+
+
+def config(**fields):
+    def damage(folder):
+        found = json.loads((folder / CONFIG).read_text()) | fields
+        kept = {name: value for name, value in found.items() if value is not ...}
+        (folder / CONFIG).write_text(json.dumps(kept))
+
+    return damage
+
+
+def truncated(folder: Path):
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[:-1000])
+
+
+def index(weight_map):
+    return lambda folder: (folder / 'model.safetensors.index.json').write_text(
+        json.dumps(dict(weight_map=weight_map))
+    )
+
+
+BAD = {  # what is done to a folder, and the message
+    'unknown family': (config(model_type='brt'), "model_type='brt' is no family.*nearest: bert"),
+    'no family': (config(model_type=...), 'model_type is missing'),
+    'no size': (config(hidden_size=...), 'hidden_size is missing'),
+    'bad size': (config(hidden_size='16'), "embed='16' must be an integer"),
+    'no number': (
+        config(layer_norm_eps='small'),
+        "layer_norm_eps='small' must be a number of 0 or more",
+    ),
+    'no integer': (
+        config(max_position_embeddings=16.5),
+        'max_position_embeddings=16.5 must be an integer of 0 or more',
+    ),
+    'unknown activation': (config(hidden_act='gleu'), "activation 'gleu' is not.*nearest: gelu"),
+    'unknown variant': (
+        config(position_embedding_type='relative_key'),
+        "position_embedding_type='relative_key' is not known here; must be 'absolute'",
+    ),
+    'no config': (lambda folder: (folder / CONFIG).unlink(), 'config.json: there is no such file'),
+    'half a config': (lambda f: (f / CONFIG).write_text('{"vocab'), 'config.json: is no JSON'),
+    'no object': (lambda f: (f / CONFIG).write_text('[]'), 'must hold a JSON object'),
+    'truncated': (truncated, 'bytes are no whole safetensors file'),
+    'empty': (lambda f: (f / WEIGHTS).write_bytes(b''), 'are no whole safetensors file'),
+    'pickle': (
+        lambda f: (f / WEIGHTS).rename(f / 'pytorch_model.bin'),
+        r'pytorch_model.bin: is not read, since unpickling runs code; .*save_pretrained',
+    ),
+    'no weights': (lambda f: (f / WEIGHTS).unlink(), 'must hold model.safetensors or'),
+    'absent shard': (index({'a': 'model-7.safetensors'}), 'names model-7.safetensors, which must'),
+    'empty index': (index({}), 'names no files at all'),
+    'bad index': (index([1]), 'weight_map must be an object'),
+    'wrong shape': (
+        tensors(lambda t: t.update({QUERY: np.zeros((16, 15), np.float32)})),
+        r'query.weight is \[16, 15\] in the file; encoder/blocks.*needs \[16, 16\]',
+    ),
+    'absent tensor': (tensors(lambda t: t.pop(QUERY)), 'self.query.weight is missing'),
+    'half a head': (
+        tensors(lambda t: t.pop('cls.predictions.transform.dense.bias')),
+        'cls.predictions.transform.dense.bias is missing; heads/mlm/dense/bias needs it',
+    ),
+    'too few rows': (config(vocab_size=120), r'needs \[120, 16\] \(at least 120 rows\)'),
+    'tensors without a place': (
+        tensors(lambda t: t.update({'bert.adapter.down': np.zeros(3), 'extra': np.zeros(2)})),
+        '2 tensors have no place in a bert model: adapter.down, extra; leave .*strict=False',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_a_bad_folder_is_one_message_and_leaves_nothing(case, source, tmp_path):
+    damage, message = BAD[case]
+    damage(source)
+    with pytest.raises(ConfigError, match=message):
+        exchange.import_folder(source, tmp_path / 'run')
+    assert [path.name for path in tmp_path.iterdir()] == ['source']
+
+
+def test_tensors_without_a_place_may_be_left_out(source, tmp_path):
+    tensors(lambda t: t.update(extra=np.zeros(2)))(source)
+    told = exchange.import_folder(source, tmp_path / 'run', strict=False)
+    assert 'left out 1 tensors of the file:\n  extra' in told
+
+
+def test_a_folder_that_has_something_is_never_touched(source, tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'mine').write_text('mine')
+    (tmp_path / 'run.new').mkdir()
+    with pytest.raises(ConfigError, match='run: is there already; name a new folder'):
+        exchange.import_folder(source, tmp_path / 'run')
+    exchange.import_folder(source, tmp_path / 'other')
+    with pytest.raises(ConfigError, match='run: is there already; name a new folder'):
+        exchange.export_run(tmp_path / 'other', tmp_path / 'run')
+    assert [path.name for path in (tmp_path / 'run').iterdir()] == ['mine']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['other', 'run', 'run.new', 'source']
+
+
+def test_an_empty_folder_may_be_there(source, tmp_path):
+    (tmp_path / 'run').mkdir()
+    exchange.import_folder(source, tmp_path / 'run')
+    assert (tmp_path / 'run' / exchange.MODEL).is_file()
+
+
+def test_an_export_that_fails_leaves_nothing(source, tmp_path):
+    with pytest.raises(ConfigError, match='no run is there'):
+        exchange.export_run(tmp_path / 'run', tmp_path / 'back')
+    exchange.import_folder(source, tmp_path / 'run')
+    with pytest.raises(RunError):
+        exchange.export_run(tmp_path / 'run', tmp_path / 'back', step=7)
+    with pytest.raises(ConfigError, match="dtype='int8' must be one of float32"):
+        exchange.export_run(tmp_path / 'run', tmp_path / 'back', dtype='int8')
+    with pytest.raises(OSError, match='disk'), exchange.written_whole(tmp_path / 'back') as new:
+        (new / 'half').write_text('half')
+        raise OSError('disk')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['run', 'source']
+
+
+def test_heads_that_no_architecture_has_are_named(bert):
+    model = hugging_face.open_folder(bert)
+    model = model.family.to_model(model.fields)
+    with pytest.raises(ConfigError, match='bert has no head like rank=ClassifierHead'):
+        hugging_face.family_of(model, {'rank': ClassifierHead(labels=3, norm=True)})
+    heads = {'sentence': SentenceHead(), 'nsp': ClassifierHead(labels=2)}
+    with pytest.raises(ConfigError, match='no architecture of bert has the heads nsp, sentence'):
+        hugging_face.family_of(model, heads)
