@@ -16,6 +16,8 @@ CONFIG = 'config.json'
 # A file's config does not bind these: they change no shape and no result without dropout.
 FREE = ('dropout', 'init', 'dtype', 'remat', 'unroll', 'vocab_multiple')
 
+EFFECTIVE = {'head_size': 'kv', 'kv_heads': 'groups', 'embedding_size': 'table'}
+
 
 class Source(NamedTuple):
     """A folder of files: its family, its config.json, its tensors by the names of tables."""
@@ -44,6 +46,10 @@ def open_folder(folder: str | Path) -> Source:
     tensors = files.read_folder(folder)
     fields = files.read_json(folder / CONFIG)
     family = families.of_fields(fields)
+    try:
+        fields, tensors = family.settle(fields, tensors)
+    except ConfigError as error:
+        raise ConfigError(f'{folder}: {error}') from error
     tensors = transfer.rename(tensors, family.prefix, family.renamed, family.ignored)
     return Source(folder, family, fields, tensors)
 
@@ -90,17 +96,25 @@ def check_same(source: Source, model: ModelConfig) -> None:
         theirs = source.family.to_model(source.fields)
     except ConfigError as error:
         raise ConfigError(f'{source.folder}: {error}') from error
-    for field in dataclasses.fields(ModelConfig):
-        ours, other = getattr(model, field.name), getattr(theirs, field.name)
-        if field.name == 'vocab':
-            differs = ours > max(other, _rows(source, theirs))
-        else:
-            differs = ours != other and field.name not in FREE
-        if differs:
+    for name in differences(model, theirs):
+        ours, other = getattr(model, name), getattr(theirs, name)
+        if name != 'vocab' or ours > max(other, _rows(source, theirs)):
             raise ConfigError(
-                f'{source.folder}: has {field.name}={_shown(other)}, but the model has '
-                f'{field.name}={_shown(ours)}; set model.{field.name}={_shown(other)}'
+                f'{source.folder}: has {name}={_shown(other)}, but the model has '
+                f'{name}={_shown(ours)}; set model.{name}={_shown(other)}'
             )
+
+
+def differences(a: ModelConfig, b: ModelConfig) -> list[str]:
+    """The fields in which two architectures differ; a size left out is the one it stands for."""
+
+    def effective(model: ModelConfig, name: str):
+        if name == 'scale_logits':
+            return model.tied and model.scale_logits
+        return getattr(model, EFFECTIVE.get(name, name))
+
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
+    return [name for name in names if effective(a, name) != effective(b, name)]
 
 
 def _rows(source: Source, theirs: ModelConfig) -> int:
@@ -153,11 +167,7 @@ def family_of(model: ModelConfig) -> Family:
             back = family.to_model(family.to_fields(model))
         except (ConfigError, AttributeError, TypeError):  # has not what this family's have
             continue
-        wrong = [
-            field.name
-            for field in dataclasses.fields(ModelConfig)
-            if field.name not in FREE and getattr(back, field.name) != getattr(model, field.name)
-        ]
+        wrong = differences(model, back)
         if not wrong:
             return family
         near.append((len(wrong), name, wrong))
@@ -176,13 +186,13 @@ def write_folder(
       ConfigError: no family has the model, or no architecture its heads.
     """
     family = family_of(model)
-    architecture, _ = _architecture(family, heads)
+    architecture, _ = _architecture(family, model, heads)
     weights = chosen_weights(family, model, heads)
     fields = family.to_fields(model) | dict(
         model_type=family.model_type, architectures=[architecture], dtype=dtype
     )
     for head in heads.values():
-        fields |= _label_fields(getattr(head, 'labels', 2))
+        fields |= _label_fields(head.labels) if hasattr(head, 'labels') else {}
     tensors = transfer.outgoing(weights, arrays, model.vocab)
     files.write_folder(folder, tensors.shapes, tensors.read, dtype=dtype)
     text = json.dumps(fields, indent=2, sort_keys=True) + '\n'
@@ -192,14 +202,13 @@ def write_folder(
 def _full(family: Family, architecture: str, name: str) -> str:
     """A table's name as the architecture saves it; the names of heads are whole already."""
     whole = {w.name for head in family.heads.values() for w in head.weights}
-    if architecture == family.bare or (name in whole and family.prefix + name not in whole):
+    bare = architecture in (family.bare, family.encoder)
+    if bare or (name in whole and family.prefix + name not in whole):
         return name
     return family.prefix + name
 
 
 def _label_fields(labels: int) -> dict[str, Any]:
-    if labels == 2:
-        return {}  # transformers' default
     names = [f'LABEL_{i}' for i in range(labels)]
     return dict(
         id2label={str(i): name for i, name in enumerate(names)},
@@ -209,14 +218,15 @@ def _label_fields(labels: int) -> dict[str, Any]:
 
 def chosen_weights(family: Family, model: ModelConfig, heads: Mapping[str, Any]) -> list[Weight]:
     """All weights of a model with these heads, by the names that its architecture saves."""
-    architecture, chosen = _architecture(family, heads)
-    weights = list(family.weights(model))
+    architecture, chosen = _architecture(family, model, heads)
+    outside = [w for w in family.weights(model) if w.outside and architecture == family.base]
+    weights = [w for w in family.weights(model) if not w.outside]
     for name, head in chosen.items():
         weights += _below(f'heads/{name}', head, family.prefix)
-    return [w._replace(name=_full(family, architecture, w.name)) for w in weights]
+    return [w._replace(name=_full(family, architecture, w.name)) for w in weights] + outside
 
 
-def _architecture(family: Family, heads: Mapping[str, Any]):
+def _architecture(family: Family, model: ModelConfig, heads: Mapping[str, Any]):
     """(architecture, {our head's name: the family's}) for exactly these heads."""
     chosen = {}
     for name, value in heads.items():
@@ -238,4 +248,5 @@ def _architecture(family: Family, heads: Mapping[str, Any]):
             f'export: no architecture of {family.model_type} has the heads {", ".join(kinds)} '
             'together; name one of them with --head'
         )
-    return next((head.architecture for head in chosen.values()), family.base), chosen
+    base = family.base if model.decoder_layers else family.encoder or family.base
+    return next((head.architecture for head in chosen.values()), base), chosen
