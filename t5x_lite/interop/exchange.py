@@ -1,4 +1,4 @@
-"""`t5x-lite ckpt`: a folder of Hugging Face files as a run's folder, and the other way round."""
+"""`t5x-lite ckpt`: published files or a T5X checkpoint as a run's folder, and files of a run."""
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
@@ -41,21 +41,34 @@ def import_folder(source: Path, run: Path, *, strict: bool = True) -> str:
     Raises:
       ConfigError: a folder that is not empty, or files that do not fit; nothing is written then.
     """
+    from t5x_lite.interop import hugging_face
+    from t5x_lite.warm_start import from_hf
+
+    opened = hugging_face.open_folder(source)
+    own = Architecture(model=_model_of(opened), heads=hugging_face.heads_of(opened))
+    return _import(own, from_hf(str(source), strict=strict), run, source)
+
+
+def import_t5x(source: Path, model: ModelConfig, run: Path, *, strict: bool = True) -> str:
+    """Makes a run's folder of a T5X checkpoint of `model`, as `import_folder` does."""
+    from t5x_lite.warm_start import from_t5x
+
+    own = Architecture(model=model, heads={})
+    return _import(own, from_t5x(str(source), strict=strict), run, source)
+
+
+def _import(own: Architecture, init, run: Path, source: Path) -> str:
     import jax
     from flax import nnx
     from flax.traverse_util import flatten_dict, unflatten_dict
 
     from t5x_lite import checkpoint, printing
-    from t5x_lite.interop import hugging_face
     from t5x_lite.model import transformer
-    from t5x_lite.warm_start import from_hf
 
-    opened = hugging_face.open_folder(source)
-    own = Architecture(model=_model_of(opened), heads=hugging_face.heads_of(opened))
     graph = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
     arrays = flatten_dict(nnx.to_pure_dict(nnx.state(graph)), sep='/')
     shapes = {path: x.shape for path, x in arrays.items()}
-    weights = from_hf(str(source), strict=strict).open(own.model, own.heads, shapes)
+    weights = init.open(own.model, own.heads, shapes)
     with written_whole(run) as new:
         params = unflatten_dict(weights.load(arrays), sep='/')
         checkpoint.write_params(new / 'checkpoints', params)
