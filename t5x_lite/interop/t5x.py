@@ -5,7 +5,7 @@
 # of t5x/examples/scalable_t5/network.py (one array for all layers, which are its axis 1).
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,13 @@ TREES = ('target.', 'params.')  # the parameters' part of the tree, if it has ot
 HEADERS = ('.zarray', 'zarr.json')
 # How stacks of scanned layers are called: encoder/encoder/mlp/..., encoder/layers/mlp/...
 SCANNED = re.compile(r'^(encoder|decoder)/(?:encoder|decoder|layers)/(.+)$')
-# Relative biases inside a scanned layer have had two names.
+# The relative biases of scanned layers have had two names.
+BIAS = 'relpos_bias/rel_embedding'
 RENAMED = (('/relative_posemb/', '/relpos_bias/'),)
-WHOLE = slice(None)
 
 
 def open_checkpoint(folder: str | Path) -> dict[str, Tensor]:
-    """The parameters of a checkpoint, not read: names as of unscanned layers, slashes for dots.
+    """The parameters of a checkpoint, not read, by names as `weights` has them.
 
     Slots of the optimizer and the step are left out.
 
@@ -40,7 +40,7 @@ def open_checkpoint(folder: str | Path) -> dict[str, Tensor]:
     for item in ITEMS:
         arrays = dict(_arrays(folder / item))
         if arrays:
-            return dict(_layers_apart(arrays))
+            return dict(_as_tables_have(*item) for item in arrays.items())
     inside = sorted(path.name for path in folder.glob('checkpoint_*'))
     hint = f'; name one of {", ".join(inside[-5:])} in it' if inside else ''
     raise ConfigError(f'{folder}: has no arrays as Orbax or T5X write them{hint}')
@@ -69,51 +69,56 @@ def _arrays(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _tensor(driver: str, kvstore) -> Tensor:
     spec = {'driver': driver, 'kvstore': kvstore}
-    array = tensorstore.open(spec, open=True, read=True).result()
+    try:
+        array = tensorstore.open(spec, open=True, read=True).result()
+    except ValueError as error:
+        raise ConfigError(
+            f'{kvstore["path"]}: is no whole array ({error}); copy it again'
+        ) from error
     return Tensor(tuple(array.shape), lambda index: array[index].read().result())
 
 
-def _layers_apart(arrays: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Each layer of a scanned array under the name it would have alone; others as they are."""
-    for name, tensor in arrays.items():
-        for old, new in RENAMED:
-            name = name.replace(old, new)
-        scanned = SCANNED.match(name)
-        if scanned is None or len(tensor.shape) < 2:
-            yield name, _joined(name, tensor)
-            continue
-        for layer in range(tensor.shape[1]):
-            own = f'{scanned[1]}/layers_{layer}/{scanned[2]}'
-            yield own, _joined(own, _layer(tensor, layer))
+def _as_tables_have(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Layers first in arrays of scanned layers, encoder/layers/..., and heads joined."""
+    for old, new in RENAMED:
+        name = name.replace(old, new)
+    scanned = SCANNED.match(name)
+    if scanned is not None and len(tensor.shape) >= 2:
+        name = f'{scanned[1]}/layers/{scanned[2]}'
+        rest = range(2, len(tensor.shape))
+        # Relative biases [H, N, buckets] are transposed as a whole when they are read.
+        tensor = _permuted(tensor, (0, 2, 1) if name.endswith(BIAS) else (1, 0, *rest))
+    if name.endswith('/kernel') and len(tensor.shape) == (4 if scanned else 3):
+        tensor = _joined(tensor, 'out' in name.split('/'))
+    return name, tensor
 
 
-def _layer(tensor: Tensor, layer: int) -> Tensor:
-    shape = (tensor.shape[0], *tensor.shape[2:])
-    return Tensor(shape, lambda index: tensor.read((index[0], layer, *index[1:])))
+def _permuted(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
+    inverse = np.argsort(axes)
+    read = lambda index: np.transpose(tensor.read(tuple(index[i] for i in inverse)), axes)
+    return Tensor(tuple(tensor.shape[i] for i in axes), read)
 
 
-def _joined(name: str, tensor: Tensor) -> Tensor:
-    """Kernels of attention that keep heads apart, [D, H, K] and [H, K, D], as matrices."""
-    if not (name.endswith('/kernel') and len(tensor.shape) == 3):
-        return tensor
-    a, b, c = tensor.shape
-    shape = (a * b, c) if name.endswith('/out/kernel') else (a, b * c)
-    read = lambda index: np.asarray(tensor.read((WHOLE,) * 3)).reshape(shape)[index]
-    return Tensor(shape, read)
+def _joined(tensor: Tensor, out: bool) -> Tensor:
+    """Kernels of attention that keep heads apart, [..., D, H, K] or [..., H, K, D], as matrices."""
+    *layers, a, b, c = tensor.shape
+    shape = (*layers, a * b, c) if out else (*layers, a, b * c)
+    whole = (slice(None),) * len(tensor.shape)
+    return Tensor(shape, lambda index: np.reshape(tensor.read(whole), shape)[index])
 
 
-def weights(model: ModelConfig) -> Iterator[Weight]:
-    """Our weights of a T5 by T5X's names; its kernels lie as ours do."""
+def weights(model: ModelConfig, scanned: bool) -> Iterator[Weight]:
+    """Our weights of a T5 by T5X's names, layers apart or scanned; its kernels lie as ours do."""
     yield Weight('token_embedding/embedding', 'token_embedder/embedding', vocab=True)
     if not model.tied and model.decoder_layers:
         name = 'decoder/logits_dense/kernel'
         yield Weight('output/embedding', name, transposed=True, vocab=True)
     for stack in model.stacks:
-        yield from _stack(model, stack)
+        yield from _stack(model, stack, f'{stack}/layers' if scanned else f'{stack}/layers_{{}}')
 
 
-def _stack(model: ModelConfig, stack: str) -> Iterator[Weight]:
-    ours, theirs = f'{stack}/blocks', f'{stack}/layers_{{}}'
+def _stack(model: ModelConfig, stack: str, theirs: str) -> Iterator[Weight]:
+    ours = f'{stack}/blocks'
     attention = {'attention': 'attention' if stack == 'encoder' else 'self_attention'}
     norms = {'attention': f'pre_{attention["attention"]}_layer_norm', 'mlp': 'pre_mlp_layer_norm'}
     if stack == 'decoder' and model.encoder_layers:
@@ -129,9 +134,8 @@ def _stack(model: ModelConfig, stack: str) -> Iterator[Weight]:
     for part, name in (wide | {'out': 'wo'}).items():
         yield Weight(f'{ours}/mlp/{part}/kernel', f'{theirs}/mlp/{name}/kernel')
     each = model.positions.per_layer
-    bias = f'{theirs if each else stack}/relpos_bias/rel_embedding'
     place = f'{ours if each else stack}/positions/relative_bias'
-    yield Weight(place, bias, transposed=True)
+    yield Weight(place, f'{theirs if each else stack}/{BIAS}', transposed=True)
     yield Weight(f'{stack}/norm/scale', f'{stack}/{stack}_norm/scale')
 
 
@@ -148,10 +152,11 @@ def plan(folder: str | Path, model: ModelConfig, shapes) -> tuple[transfer.Plan,
     if kind not in FAMILIES:
         raise ConfigError(f'{folder}: T5X has T5 only, but the model is a {kind}')
     tensors = open_checkpoint(folder)
+    scanned = any('/layers/' in name for name in tensors)
     try:
-        return transfer.plan(weights(model), shapes, tensors, model.vocab), tensors
+        return transfer.plan(weights(model, scanned), shapes, tensors, model.vocab), tensors
     except ConfigError as error:
-        apart = [name for name in tensors if '/layers_0/relpos_bias/' in name]
+        apart = [name for name in tensors if re.search(f'/layers(_0)?/{BIAS}$', name)]
         hint = ''
         if bool(apart) != model.positions.per_layer:
             hint = f'\n  its relative biases are {"one per layer" if apart else "shared"}: '

@@ -1,6 +1,8 @@
 """T5 1.0, T5 1.1, mT5 and umT5: every head's logits, loss and gradients are transformers'."""
 # SPDX-License-Identifier: Apache-2.0
 
+import json
+
 import pytest
 import reference
 from reference import torch, transformers
@@ -41,6 +43,10 @@ def make(kind: str, architecture: str, folder, untied: bool = True, **more):
         untie(model)
     theirs = reference.save(model, folder)
     return theirs, reference.load(folder)
+
+
+def config_of(ours):
+    return ours.source.family.to_model(ours.source.fields)
 
 
 def untie(model) -> None:
@@ -131,13 +137,18 @@ def test_a_class_per_row_from_the_decoder_where_the_inputs_end(kind, tmp_path):
 
 def test_tied_and_scaled_are_known_from_old_files_and_new_ones(tmp_path):
     _, ours = make('t5 1.1', 'ForConditionalGeneration', tmp_path / 'tied', untied=False)
-    found = ours.source.family.to_model(ours.source.fields)
+    found = config_of(ours)
     assert found.tied and not found.scale_logits  # what transformers 5 makes
     _, ours = make('t5 1.1', 'ForConditionalGeneration', tmp_path / 'own')
-    found = ours.source.family.to_model(ours.source.fields)
+    found = config_of(ours)
     assert not found.tied and not found.scale_logits
+    file = tmp_path / 'own' / 'config.json'
+    old = json.loads(file.read_text()) | dict(tie_word_embeddings=False)
+    del old['scale_decoder_outputs']
+    file.write_text(json.dumps(old))
+    assert hugging_face.differences(config_of(reference.load(tmp_path / 'own')), found) == []
     _, ours = make('t5 1.0', 'ForConditionalGeneration', tmp_path / 'first')
-    found = ours.source.family.to_model(ours.source.fields)
+    found = config_of(ours)
     assert found.tied and found.scale_logits
 
 

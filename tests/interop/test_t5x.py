@@ -204,6 +204,21 @@ def test_what_does_not_fit_is_one_clear_message(change, model, words, tmp_path):
         load(path, dataclasses.replace(MODELS['t5 1.1'], **model))
 
 
+def test_a_scanned_checkpoint_of_another_depth_or_kind(tmp_path):
+    path, model = write(tmp_path, params('umt5', scanned=True)), MODELS['umt5']
+    with pytest.raises(ConfigError, match=r'encoder/layers/mlp/wo/kernel is \[3, 24, 16\]'):
+        load(path, dataclasses.replace(model, encoder_layers=2))
+    with pytest.raises(ConfigError, match=r'are one per layer: set .*per_layer=True'):
+        load(path, MODELS['t5 1.1'])
+
+
+def test_a_damaged_array_is_one_clear_message(tmp_path):
+    path = write(tmp_path, params('t5 1.1', scanned=False), ocdbt=False)
+    (tmp_path / 'checkpoint_7' / 'target.token_embedder.embedding' / '.zarray').write_text('{')
+    with pytest.raises(ConfigError, match='is no whole array'):
+        load(path, MODELS['t5 1.1'])
+
+
 def test_a_folder_of_checkpoints_or_of_none(tmp_path):
     write(tmp_path, params('t5 1.1', False))
     with pytest.raises(ConfigError, match='name one of checkpoint_7'):
