@@ -57,6 +57,36 @@ def from_hf(path: str, *, strict: bool = True) -> HuggingFaceFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class T5XCheckpoint:
+    """The parameters of a T5X checkpoint. With `strict`, arrays of no use are an error."""
+
+    path: str
+    strict: bool = True
+
+    def open(self, model, heads, shapes) -> Opened:
+        from t5x_lite.interop import t5x, transfer
+
+        plan, tensors = t5x.plan(self.path, model, shapes)
+        if self.strict and plan.unread:
+            raise ConfigError(
+                f'{self.path}: {len(plan.unread)} arrays have no place in the model: '
+                f'{", ".join(plan.unread[:12])}; give it the same sizes, or leave them out with '
+                'strict=False'
+            )
+        load = lambda arrays: {**arrays, **dict(transfer.load(plan.loaded, tensors, arrays))}
+        return Opened(f'{self.path}: {transfer.describe(plan, shapes)}', load)
+
+
+def from_t5x(path: str, *, strict: bool = True) -> T5XCheckpoint:
+    """Weights of a T5X checkpoint, a folder `checkpoint_N` that Orbax wrote.
+
+    The model must be the T5 of these sizes (presets t5_*, t5_1_1_*, mt5_*, byt5_*; umt5_* for
+    checkpoints with a relative bias in every layer); its heads start fresh.
+    """
+    return T5XCheckpoint(path=path, strict=strict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointWeights:
     """The weights of a run's checkpoint that have a place in the model."""
 

@@ -1,4 +1,4 @@
-"""`t5x-lite ckpt`: a folder of Hugging Face files as a run's folder, and the other way round."""
+"""`t5x-lite ckpt`: published files or a T5X checkpoint as a run's folder, and files of a run."""
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
@@ -46,9 +46,25 @@ def import_folder(source: Path, run: Path, *, strict: bool = True) -> str:
     Raises:
       ConfigError: a folder that is not empty, or files that do not fit; nothing is written then.
     """
+    from t5x_lite.interop import hugging_face
+    from t5x_lite.warm_start import from_hf
+
+    own = _described(hugging_face.open_folder(source))
+    return _import(own, from_hf(str(source), strict=strict), run, source)
+
+
+def import_t5x(source: Path, model: ModelConfig, run: Path, *, strict: bool = True) -> str:
+    """Makes a run's folder of a T5X checkpoint of `model`, as `import_folder` does."""
+    from t5x_lite.warm_start import from_t5x
+
+    own = Architecture(model=model, heads={})
+    return _import(own, from_t5x(str(source), strict=strict), run, source)
+
+
+def _import(own: Architecture, init, run: Path, source: Path) -> str:
     from t5x_lite import checkpoint, printing
 
-    own, _, weights, arrays = _opened(source, strict)
+    _, weights, arrays = _opened(own, init)
     with written_whole(run) as new:
         params = unflatten_dict(weights.load(arrays), sep='/')
         checkpoint.write_params(new / 'checkpoints', params)
@@ -64,31 +80,34 @@ def load_model(source: str | Path, *, strict: bool = True):
     Raises:
       ConfigError: files that are missing or damaged or do not fit.
     """
-    _, graph, weights, arrays = _opened(Path(source), strict)
+    from t5x_lite.interop import hugging_face
+    from t5x_lite.warm_start import from_hf
+
+    own = _described(hugging_face.open_folder(source))
+    graph, weights, arrays = _opened(own, from_hf(str(source), strict=strict))
     return nnx.merge(graph, unflatten_dict(weights.load(arrays), sep='/'))
 
 
-def _opened(source: Path, strict: bool):
-    """(Architecture, graph, weights checked and not yet read, abstract arrays by path)."""
-    from t5x_lite.interop import hugging_face
+def _opened(own: Architecture, init):
+    """(graph, weights checked and not yet read, abstract arrays by path)."""
     from t5x_lite.model import transformer
-    from t5x_lite.warm_start import from_hf
 
-    opened = hugging_face.open_folder(source)
-    own = Architecture(model=_model_of(opened), heads=hugging_face.heads_of(opened))
     abstract = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
     graph, state = nnx.split(abstract)
     arrays = flatten_dict(nnx.to_pure_dict(state), sep='/')
     shapes = {path: x.shape for path, x in arrays.items()}
-    weights = from_hf(str(source), strict=strict).open(own.model, own.heads, shapes)
-    return own, graph, weights, arrays
+    return graph, init.open(own.model, own.heads, shapes), arrays
 
 
-def _model_of(opened) -> ModelConfig:
+def _described(opened) -> Architecture:
+    """What a folder's config.json says, as ours."""
+    from t5x_lite.interop import hugging_face
+
     try:
-        return opened.family.to_model(opened.fields)
+        model = opened.family.to_model(opened.fields)
     except ConfigError as error:
         raise ConfigError(f'{opened.folder}: {error}') from error
+    return Architecture(model=model, heads=hugging_face.heads_of(opened))
 
 
 def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str = 'float32') -> int:

@@ -4,10 +4,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.model import activations
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.inits import Normal
+from t5x_lite.model.positions import Llama3Scaling, Rope
 
 ACTIVATIONS = {
     'gelu': activations.gelu,
@@ -97,3 +100,64 @@ def encoder_fields(model: ModelConfig) -> dict[str, Any]:
 def special_ids(model: ModelConfig, **ids: int) -> dict[str, int | None]:
     """The published ids of special tokens; null those that the vocabulary is too small for."""
     return {name: value if value < model.vocab else None for name, value in ids.items()}
+
+
+def settle_output(fields, tensors, output: str, table: str):
+    """(fields, tensors) with tie_word_embeddings as the tensors say, as transformers does.
+
+    An architecture without an output matrix is tied; one that names itself tied and has a matrix
+    of its own is not; a copy of the table is left out. `output` and `table` end the names.
+    """
+    find = lambda end: next((n for n in tensors if n == end or n.endswith('.' + end)), None)
+    output, table = find(output), find(table)
+    tied = output is None
+    if output and table and fields.get('tie_word_embeddings') is not False:
+        tied = same(tensors[output], tensors[table])
+    kept = {name: x for name, x in tensors.items() if not (tied and name == output)}
+    return {**fields, 'tie_word_embeddings': tied}, kept
+
+
+def same(a, b, rows: int = 4096) -> bool:
+    """Two tensors of a file hold the same values; read some rows at a time."""
+    if a.shape != b.shape:
+        return False
+    parts = ((slice(i, min(i + rows, a.shape[0])),) for i in range(0, a.shape[0], rows))
+    return all(np.array_equal(a.read(part), b.read(part)) for part in parts)
+
+
+def rope(fields: Mapping[str, Any], default: float = 10_000.0) -> Rope:
+    """Rotary positions; ConfigError for a scaling there is nothing for."""
+    given = fields.get('rope_parameters') or fields.get('rope_scaling') or {}
+    base = given.get('rope_theta') or fields.get('rope_theta') or default
+    refuse_others({**fields, **given}, partial_rotary_factor=(1.0,))
+    kind = given.get('rope_type') or given.get('type') or 'default'
+    refuse_others({'rope_type': kind}, rope_type=('default', 'llama3'))
+    if kind == 'default':
+        return Rope(base=float(base))
+    scaling = Llama3Scaling(
+        factor=need(given, 'factor'),
+        low=need(given, 'low_freq_factor'),
+        high=need(given, 'high_freq_factor'),
+        length=need(given, 'original_max_position_embeddings'),
+    )
+    return Rope(base=float(base), scaling=scaling)
+
+
+def rope_fields(positions: Rope) -> dict[str, Any]:
+    """The fields that `rope` reads; rope_theta and rope_scaling are for transformers before 5."""
+    given, scaling = dict(rope_type='default', rope_theta=positions.base), positions.scaling
+    if scaling is None:
+        return dict(rope_parameters=given, rope_theta=positions.base)
+    own = dict(
+        rope_type='llama3',
+        factor=scaling.factor,
+        low_freq_factor=scaling.low,
+        high_freq_factor=scaling.high,
+        original_max_position_embeddings=scaling.length,
+    )
+    return dict(
+        rope_parameters=given | own,
+        rope_theta=positions.base,
+        rope_scaling=own,
+        max_position_embeddings=int(scaling.length * scaling.factor),
+    )

@@ -17,7 +17,7 @@ CONFIG = 'config.json'
 # A file's config does not bind these: they change no shape and no result without dropout.
 FREE = ('dropout', 'init', 'dtype', 'remat', 'unroll', 'vocab_multiple')
 # Fields of which None means a size of its own: the sizes are compared.
-SIZES = {'head_size': 'kv', 'kv_heads': 'groups', 'embedding_size': 'table'}
+EFFECTIVE = {'head_size': 'kv', 'kv_heads': 'groups', 'embedding_size': 'table'}
 
 
 class Source(NamedTuple):
@@ -48,6 +48,10 @@ def open_folder(folder: str | Path) -> Source:
     tensors = files.read_folder(folder)
     fields = files.read_json(folder / CONFIG)
     family = families.of_fields(fields)
+    try:
+        fields, tensors = family.settle(fields, tensors)
+    except ConfigError as error:
+        raise ConfigError(f'{folder}: {error}') from error
     tensors = transfer.rename(tensors, family.prefix, family.renamed, family.ignored)
     return Source(folder, family, fields, tensors)
 
@@ -105,11 +109,16 @@ def check_same(source: Source, model: ModelConfig) -> None:
         )
 
 
-def differences(model: ModelConfig, other: ModelConfig) -> list[str]:
-    """The fields in which two models differ so that one cannot have the other's weights."""
+def differences(a: ModelConfig, b: ModelConfig) -> list[str]:
+    """The fields in which two architectures differ; a size left out is the one it stands for."""
+
+    def effective(model: ModelConfig, name: str):
+        if name == 'scale_logits':
+            return model.tied and model.scale_logits
+        return getattr(model, EFFECTIVE.get(name, name))
+
     names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
-    value = lambda model, name: getattr(model, SIZES.get(name, name))
-    return [name for name in names if value(model, name) != value(other, name)]
+    return [name for name in names if effective(a, name) != effective(b, name)]
 
 
 def _rows(source: Source, theirs: ModelConfig) -> int:
@@ -179,7 +188,7 @@ def family_of(model: ModelConfig, heads: Mapping[str, Any] = MappingProxyType({}
         raise ConfigError(f'the model is of no family known here: {shown}')
     fits = [family for family in whole if all(_like(family, value) for value in heads.values())]
     family = (fits or whole)[0]
-    _architecture(family, heads)  # raises if it has not these heads
+    _architecture(family, model, heads)  # raises if it has not these heads
     return family
 
 
@@ -198,7 +207,7 @@ def write_folder(
       ConfigError: no family has the model, or no architecture its heads.
     """
     family = family_of(model, heads)
-    architecture, chosen = _architecture(family, heads)
+    architecture, chosen = _architecture(family, model, heads)
     weights = chosen_weights(family, model, heads)
     fields = family.to_fields(model) | dict(
         model_type=family.model_type, architectures=[architecture], dtype=dtype
@@ -215,14 +224,13 @@ def write_folder(
 def _full(family: Family, architecture: str, name: str) -> str:
     """A table's name as the architecture saves it; the names of heads are whole already."""
     whole = {w.name for head in family.heads.values() for w in head.weights}
-    if architecture == family.bare or (name in whole and family.prefix + name not in whole):
+    bare = architecture in (family.bare, family.encoder)
+    if bare or (name in whole and family.prefix + name not in whole):
         return name
     return family.prefix + name
 
 
 def _label_fields(labels: int) -> dict[str, Any]:
-    if labels == 2:
-        return {}  # transformers' default
     names = [f'LABEL_{i}' for i in range(labels)]
     return dict(
         id2label={str(i): name for i, name in enumerate(names)},
@@ -232,14 +240,15 @@ def _label_fields(labels: int) -> dict[str, Any]:
 
 def chosen_weights(family: Family, model: ModelConfig, heads: Mapping[str, Any]) -> list[Weight]:
     """All weights of a model with these heads, by the names that its architecture saves."""
-    architecture, chosen = _architecture(family, heads)
-    weights = list(family.weights(model))
+    architecture, chosen = _architecture(family, model, heads)
+    outside = [w for w in family.weights(model) if w.outside and architecture == family.base]
+    weights = [w for w in family.weights(model) if not w.outside]
     for name, head in chosen.items():
         weights += _below(f'heads/{name}', head, family.prefix)
-    return [w._replace(name=_full(family, architecture, w.name)) for w in weights]
+    return [w._replace(name=_full(family, architecture, w.name)) for w in weights] + outside
 
 
-def _architecture(family: Family, heads: Mapping[str, Any]):
+def _architecture(family: Family, model: ModelConfig, heads: Mapping[str, Any]):
     """(architecture, {our head's name: the family's}) for exactly these heads."""
     chosen = {}
     for name, value in heads.items():
@@ -260,4 +269,5 @@ def _architecture(family: Family, heads: Mapping[str, Any]):
             f'export: no architecture of {family.model_type} has the heads {", ".join(kinds)} '
             'together; name one of them with --head'
         )
-    return next((head.architecture for head in chosen.values()), family.base), chosen
+    base = family.base if model.decoder_layers else family.encoder or family.base
+    return next((head.architecture for head in chosen.values()), base), chosen

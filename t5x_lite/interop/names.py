@@ -18,6 +18,7 @@ class Weight(NamedTuple):
     part: tuple[int, int] = (0, 1)  # the k-th of n parts of the file's output dimension
     vocab: bool = False  # rows are ids: there may be more in the file, or padding rows here
     absent: tuple[int, ...] = ()  # layers that have no such tensor: ones here, unused
+    outside: bool = False  # an output matrix: of the base architecture only, without the prefix
 
 
 def linear(
@@ -41,6 +42,16 @@ def table(path: str, name: str, *, vocab: bool = False) -> Weight:
     return Weight(f'{path}/embedding', f'{name}.weight', vocab=vocab)
 
 
+def output(name: str = 'lm_head') -> Weight:
+    """The output matrix of a model whose scores are not tied to the token embedding."""
+    return Weight('output/embedding', f'{name}.weight', vocab=True, outside=True)
+
+
+def as_they_are(fields, tensors):
+    """A family whose config.json tells all."""
+    return fields, tensors
+
+
 class HeadNames(NamedTuple):
     """A head that a family has: the architecture that saves it, its value, its weights.
 
@@ -62,6 +73,7 @@ class Family:
       to_fields: a ModelConfig to config.json's fields.
       weights: the trunk's weights of a ModelConfig, names without `prefix`.
       base: architecture of a model without heads, `BertModel`, `GPT2LMHeadModel`.
+      encoder: the same if it has no decoder and the family else has one, `T5EncoderModel`.
       bare: architecture whose names have no prefix, `BertModel`, `GPT2Model`.
       prefix: of the trunk's names in all other architectures, 'bert.'.
       heads: by a name that an imported model's head gets; the first that fits an architecture.
@@ -69,6 +81,8 @@ class Family:
       ignored: regular expressions of names without weights of their own: buffers.
       renamed: pairs (pattern, replacement) for old names, ('gamma$', 'weight'), and for tied
         copies; where a file has both names, the new one counts.
+      settle: (fields, tensors by their names in the file) to what both say together, where
+        config.json alone leaves something open; ConfigError if they have what we do not know.
     """
 
     model_type: str
@@ -77,8 +91,10 @@ class Family:
     weights: Callable[[Any], list[Weight]]
     base: str
     bare: str
+    encoder: str = ''
     prefix: str = ''
     heads: Mapping[str, HeadNames]
     together: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    settle: Callable[[Mapping, Mapping], tuple[Mapping, Mapping]] = as_they_are

@@ -89,7 +89,10 @@ def _misfit(weight: Weight, name: str, shape, tensor: Tensor | None, vocab: int)
     wanted = _file_shape(weight, shape)
     if tensor is None:
         return [f'{name} is missing; {weight.path} needs it, {list(wanted)}']
-    rows = weight.vocab and tensor.shape[1:] == wanted[1:] and tensor.shape[0] >= vocab
+    rows = False
+    if weight.vocab:
+        own, found = _as_ours(weight, wanted), _as_ours(weight, tensor.shape)
+        rows = found[1:] == own[1:] and found[0] >= vocab
     if tensor.shape == wanted or rows:
         return []
     least = f' (at least {vocab} rows)' if weight.vocab else ''
@@ -98,7 +101,10 @@ def _misfit(weight: Weight, name: str, shape, tensor: Tensor | None, vocab: int)
 
 
 def _file_shape(weight: Weight, shape) -> tuple[int, ...]:
-    shape = (*shape[:-1], shape[-1] * weight.part[1])
+    return _as_ours(weight, (*shape[:-1], shape[-1] * weight.part[1]))
+
+
+def _as_ours(weight: Weight, shape) -> tuple[int, ...]:
     return shape[::-1] if weight.transposed else shape
 
 
@@ -123,7 +129,8 @@ def _read_into(out, weight: Weight, tensor: Tensor, shape, ranges) -> None:
     shift = weight.part[0] * shape[-1]
     slices[-1] = slice(slices[-1].start + shift, slices[-1].stop + shift)
     if weight.vocab:
-        slices[0] = slice(slices[0].start, min(slices[0].stop, tensor.shape[0]))
+        rows = _as_ours(weight, tensor.shape)[0]
+        slices[0] = slice(slices[0].start, min(slices[0].stop, rows))
         out = out[: max(0, slices[0].stop - slices[0].start)]
     if out.size:
         found = tensor.read(tuple(slices[::-1] if weight.transposed else slices))

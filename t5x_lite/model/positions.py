@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+
+from t5x_lite.errors import ConfigError
 
 # The methods that make weights import the layers themselves: reading a config stays fast.
 
@@ -61,21 +64,51 @@ class Learned(NoPositions):
         return weights(positions_BxL + self.offset, dtype)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Llama3Scaling:
+    """Slower turns for rows longer than those trained on (Llama 3.1: Grattafiori et al. 2024).
+
+    Frequencies with fewer than `low` turns in `length` tokens are divided by `factor`, those with
+    more than `high` stay, those between move from one to the other.
+    """
+
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    length: int = 8192
+
+    def __post_init__(self):
+        if not (self.factor >= 1 and 0 < self.low < self.high and self.length >= 1):
+            raise ConfigError(
+                f'Llama3Scaling: factor={self.factor} must be 1 or more, low={self.low} above 0 '
+                f'and below high={self.high}, length={self.length} 1 or more'
+            )
+
+    def __call__(self, frequencies_K):
+        turns_K = self.length * frequencies_K / (2 * math.pi)
+        share_K = jnp.clip((turns_K - self.low) / (self.high - self.low), 0.0, 1.0)
+        return frequencies_K * ((1 - share_K) / self.factor + share_K)
+
+
 @dataclass(frozen=True)
 class Rope(NoPositions):
     """Rotary positions (Su et al. 2021), the halves of a head turned against each other.
 
-    `local_base` is the base in layers with a window (ModernBERT), None for the same.
+    `local_base` is the base in layers with a window (ModernBERT), None for the same; `scaling`
+    changes the frequencies, a function [K / 2] -> [K / 2] such as Llama3Scaling().
     """
 
     base: float = 10_000.0
     local_base: float | None = None
+    scaling: Callable | None = None
 
     def rotate(self, x_BxHxLxK, positions_BxL, is_local=False):
         half, base = x_BxHxLxK.shape[-1] // 2, self.base
         if self.local_base is not None:
             base = jnp.where(is_local, self.local_base, base)
         frequencies_K = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
+        if self.scaling is not None:
+            frequencies_K = self.scaling(frequencies_K)
         angles_BxLxK = positions_BxL[..., None].astype(jnp.float32) * frequencies_K[None, None]
         cos, sin = jnp.cos(angles_BxLxK)[:, None], jnp.sin(angles_BxLxK)[:, None]
         a, b = jnp.split(x_BxHxLxK.astype(jnp.float32), 2, axis=-1)

@@ -64,6 +64,25 @@ def tokens(vocab: int, lengths=(11, 7, 1), width: int = 11, seed: int = 1, least
     return rng.integers(least, vocab, mask.shape) * mask, mask
 
 
+def pair(vocab: int, width: int = 11, eos: int | None = None):
+    """(target ids, their mask, all of transformers' inputs, our decoder's hidden states of a model)
+    of ragged rows; with `eos`, inputs begin with it: transformers' classifiers look there.
+    """
+    ids, mask = tokens(vocab, lengths=(width, width - 4, 1), width=width)
+    outs, out_mask = tokens(vocab, lengths=(9, 1, 5), width=11, seed=3)
+    if eos is not None:
+        ids = np.where(ids == eos, eos + 1, ids)
+        ids[:, 0] = eos
+    names = ('input_ids', 'attention_mask', 'decoder_input_ids', 'decoder_attention_mask')
+    inputs = dict(zip(names, map(torch.tensor, (ids, mask, outs, out_mask)), strict=True))
+
+    def hidden(model):
+        memory = model.encode(ids, segments=mask)
+        return model.decode(outs, segments=out_mask, memory=memory, memory_segments=mask)[0]
+
+    return outs, out_mask, inputs, hidden
+
+
 def targets(shape, classes: int, mask=None, seed: int = 2):
     """Random classes of that shape, and weights: the mask, or 1 everywhere."""
     chosen = np.random.default_rng(seed).integers(0, classes, shape)
@@ -91,7 +110,8 @@ def compare(ours: Ours, theirs, forward, reference, classes, weights, tolerance=
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), classes[..., None], -1)[..., 0]
         return -(picked * weights).sum() / weights.sum(), logits
 
-    (our_value, our_logits), gradients = jax.value_and_grad(our_loss, has_aux=True)(ours.arrays)
+    both = jax.jit(jax.value_and_grad(our_loss, has_aux=True))
+    (our_value, our_logits), gradients = both(ours.arrays)
     scored = weights[..., None] > 0
     near('logits', our_logits * scored, logits.detach().numpy() * scored, tolerance)
     near('loss', our_value, loss.item(), tolerance)
@@ -104,6 +124,8 @@ def same_gradients(ours: Ours, theirs, gradients, tolerance) -> None:
     chosen = hugging_face.chosen_weights(ours.source.family, config, ours.heads)
     written = transfer.outgoing(chosen, gradients, config.vocab)
     reference = {name: p.grad for name, p in theirs.named_parameters()}
+    if type(theirs).__name__ == ours.source.family.bare:
+        reference |= {ours.source.family.prefix + name: g for name, g in reference.items()}
     largest = max(float(g.abs().max()) for g in reference.values() if g is not None)
     compared = 0
     for name in written.shapes:
@@ -116,7 +138,7 @@ def same_gradients(ours: Ours, theirs, gradients, tolerance) -> None:
 
 def round_trip(ours: Ours, theirs, folder) -> None:
     """Asserts that transformers loads what we write, bit for bit, and that we read it back so."""
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     config = ours.source.family.to_model(ours.source.fields)
     hugging_face.write_folder(folder, config, ours.heads, ours.arrays)
     back, told = type(theirs).from_pretrained(folder, output_loading_info=True)
@@ -125,9 +147,13 @@ def round_trip(ours: Ours, theirs, folder) -> None:
     expected = theirs.state_dict()
     for name, value in back.state_dict().items():
         assert torch.equal(value, expected[name]), name
-    inputs = dict(input_ids=torch.tensor(tokens(config.vocab, (20,), 20)[0]))
-    if back.config.is_encoder_decoder:
-        inputs['decoder_input_ids'] = inputs['input_ids'][:, :9]
+    back.config.pad_token_id = theirs.config.pad_token_id  # no part of an architecture
+    ids, mask = tokens(config.vocab)
+    ids[:, 0] = theirs.config.eos_token_id or 3  # where transformers' classifiers look
+    inputs = dict(input_ids=ids, attention_mask=mask)
+    if config.encoder_layers and config.decoder_layers:
+        inputs |= dict(decoder_input_ids=ids[:, ::-1].copy())
+    inputs = {name: torch.tensor(x) for name, x in inputs.items()}
     with torch.no_grad():
         assert torch.equal(scores(back.eval()(**inputs)), scores(theirs(**inputs)))
     again = load(folder)

@@ -184,29 +184,6 @@ def test_without_a_key_there_is_no_dropout_and_with_keys_masks_differ():
     assert jnp.abs(a - b).max() > 1e-2
 
 
-def test_relative_buckets_are_t5s():
-    # From Raffel et al. 2020: 32 buckets, distance 128; half of them exact, the rest logarithmic.
-    relative = positions.Relative()
-    distance = jnp.asarray([0, -1, -7, -8, -15, -16, -127, -128, -1000, 1, 8, 200])
-    assert relative.bucket(distance, True).tolist() == [
-        0, 1, 7, 8, 9, 10, 15, 15, 15, 17, 24, 31,
-    ]  # fmt: skip
-    assert relative.bucket(distance, False).tolist() == [
-        0, 1, 7, 8, 15, 16, 31, 31, 31, 0, 0, 0,
-    ]  # fmt: skip
-
-
-def test_rope_depends_on_distances_only():
-    rope, key = positions.Rope(), jax.random.key(0)
-    q, k = (jax.random.normal(x, (1, 2, 4, 8)) for x in jax.random.split(key))
-    place = jnp.arange(4)[None]
-    scores = [
-        jnp.einsum('BHLK,BHMK->BHLM', rope.rotate(q, place + s), rope.rotate(k, place + s))
-        for s in (0, 50)
-    ]
-    close(*scores, 1e-4)
-
-
 @pytest.mark.parametrize(
     'change, words',
     [
