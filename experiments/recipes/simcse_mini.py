@@ -14,7 +14,7 @@ from t5x_lite.optim import AdamW
 from t5x_lite.schedules import Cosine
 from t5x_lite.warm_start import from_checkpoint
 
-STEPS = 300
+STEPS = 100
 
 experiment = Experiment(
     model=encoder_mini(dropout=0.2, unroll=4),
@@ -27,14 +27,14 @@ experiment = Experiment(
         )
     },
     optimizer=AdamW(
-        learning_rate=Cosine(peak=2e-5, warmup=30, steps=STEPS, floor=0.02),
+        learning_rate=Cosine(peak=2e-5, warmup=20, steps=STEPS, floor=0.02),
         weight_decay=0.01,
         clip=1.0,
     ),
     steps=STEPS,
-    evals={'embed': EmbedEval(stream='simcse', every=50, pairs=1500, pool=pool_mean)},
+    evals={'embed': EmbedEval(stream='simcse', every=25, pairs=1000, pool=pool_mean)},
     init=from_checkpoint('runs/mlm'),
-    checkpoint=Checkpoints(every=100),
+    checkpoint=Checkpoints(every=50),
     log_every=20,
     data_shards=8,  # a batch takes its rows from eight documents
     imports=('t5x_lite.data.tasks.corpus_en_pd',),

@@ -143,7 +143,9 @@ def round_trip(ours: Ours, theirs, folder) -> None:
     hugging_face.write_folder(folder, config, ours.heads, ours.arrays)
     back, told = type(theirs).from_pretrained(folder, output_loading_info=True)
     assert not any(told.values()), told
-    assert back.config.architectures == [type(theirs).__name__]
+    own = hugging_face.family_of(config, ours.heads)
+    if own is ours.source.family:  # else one that describes the same model: T5 1.1 for a small mT5
+        assert back.config.architectures == [type(theirs).__name__]
     expected = theirs.state_dict()
     for name, value in back.state_dict().items():
         assert torch.equal(value, expected[name]), name
@@ -157,7 +159,7 @@ def round_trip(ours: Ours, theirs, folder) -> None:
     with torch.no_grad():
         assert torch.equal(scores(back.eval()(**inputs)), scores(theirs(**inputs)))
     again = load(folder)
-    assert again.source.family is ours.source.family and again.heads == ours.heads
+    assert again.source.family is own and again.heads == ours.heads
     assert again.arrays.keys() == ours.arrays.keys()
     for path, array in again.arrays.items():
         assert np.array_equal(array, ours.arrays[path]), path
