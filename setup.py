@@ -22,6 +22,7 @@ DATA = [
     'importlib_resources',  # TFDS 4.9.10 needs it for builders of others and does not say so
 ]
 HF = ['safetensors', 'tokenizers>=0.21']
+TEST = ['pytest', 'pytest-timeout', 'ruff']
 
 setup(
     name='t5x_lite',
@@ -44,7 +45,8 @@ setup(
         'cuda': ['jax[cuda13]'],
         'wandb': ['wandb'],
         'hf': HF,
-        'test': [*DATA, *HF, 'pytest', 'pytest-timeout', 'ruff'],
+        'test': [*DATA, *HF, *TEST],
+        'test-hf': [*DATA, *HF, *TEST, 'torch>=2.4', 'transformers>=5'],
     },
     entry_points={'console_scripts': ['t5x-lite = t5x_lite.main:main']},
 )

@@ -1,15 +1,13 @@
-"""The command line: train, eval, config, data, report."""
+"""The command line: train, eval, config, ckpt, data, report."""
 # SPDX-License-Identifier: Apache-2.0
 
-import argparse
 import errno
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-from t5x_lite import __version__
+from t5x_lite.arguments import parse
 from t5x_lite.errors import ConfigError, RunError
 
 # Each command imports what it needs: `--help` and bad arguments answer at once.
@@ -22,9 +20,9 @@ def main(arguments=None) -> None:
     """
     if not {'', os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
-    options = parser().parse_args(_gin_equals(sys.argv[1:] if arguments is None else arguments))
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        options.run_command(options)
+        COMMANDS[options.command](options)
     except ConfigError as error:
         sys.exit(_fail(error, 2))
     except RunError as error:
@@ -41,129 +39,6 @@ def main(arguments=None) -> None:
 def _fail(error: Exception | str, status: int) -> int:
     print(f'error: {error}', file=sys.stderr)
     return status
-
-
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog='t5x-lite',
-        description='Self-supervised pre-training and fine-tuning of Transformers in JAX.',
-    )
-    top.add_argument('--version', action='version', version=__version__)
-    commands = top.add_subparsers(required=True, metavar='COMMAND')
-    command = commands.add_parser('train', help='train an experiment, or go on with its run')
-    _add_config(command)
-    command.add_argument('--run', required=True, type=Path, help='folder of the run')
-    command.add_argument('--wandb', action='store_true', help='log to Weights & Biases too')
-    command.set_defaults(run_command=train)
-
-    command = commands.add_parser('eval', help="evaluate a run's checkpoint")
-    command.add_argument('run', type=Path, help='folder of the run')
-    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
-    command.add_argument('--split', default='validation', help='which split (default: %(default)s)')
-    command.add_argument('--set', action='append', default=[], metavar='A.B=C', help='mesh.fsdp=1')
-    command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
-    command.set_defaults(run_command=evaluate)
-
-    command = commands.add_parser('config', help='print an experiment and where its values are set')
-    _add_config(command)
-    command.add_argument(
-        '--count', action='store_true', help='print numbers of parameters; CONFIG may be a preset'
-    )
-    command.set_defaults(run_command=config)
-
-    command = commands.add_parser('report', help="write a run's report.html again")
-    command.add_argument('run', type=Path, help='folder of the run')
-    command.set_defaults(run_command=report)
-
-    command = commands.add_parser('ckpt', help='weights from and for Hugging Face files')
-    _add_ckpt(command.add_subparsers(required=True, metavar='WHAT'))
-
-    command = commands.add_parser('data', help='vocabularies')
-    _add_data(command.add_subparsers(required=True, metavar='WHAT'))
-    return top
-
-
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument('config', nargs='?', help='a .gin or .py file')
-    command.add_argument(
-        '--set', action='append', default=[], metavar='A.B=C', help='override, model.dropout=0.1'
-    )
-    command.add_argument('--smoke', action='store_true', help='a tiny twin that runs on a CPU')
-    command.add_argument(
-        '--import',
-        action='append',
-        default=[],
-        dest='imports',
-        metavar='MODULE',
-        help='a module that registers tasks',
-    )
-    command.add_argument('--gin_file', action='append', default=[], help='as in T5X')
-    command.add_argument('--gin_search_paths', default='', help='comma-separated folders')
-    command.add_argument(
-        '--gin.NAME',
-        action='append',
-        default=[],
-        dest='gin_bindings',
-        metavar='VALUE',
-        help='a gin binding, --gin.NAME=VALUE',
-    )
-    command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
-
-
-def _add_ckpt(commands) -> None:
-    command = commands.add_parser('import', help="a folder of files as a run's folder")
-    command.add_argument(
-        '--from', required=True, type=Path, dest='source', help='with config.json and safetensors'
-    )
-    command.add_argument('--to', required=True, type=Path, help='the folder of the run to make')
-    command.add_argument(
-        '--loose', action='store_true', help='leave out tensors that have no place in the model'
-    )
-    command.set_defaults(run_command=import_weights)
-
-    command = commands.add_parser('export', help='a run as files that transformers loads')
-    command.add_argument('--from', required=True, type=Path, dest='source', help='folder of a run')
-    command.add_argument('--to', required=True, type=Path, help='the folder to make')
-    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
-    command.add_argument(
-        '--dtype',
-        default='float32',
-        choices=('float32', 'bfloat16', 'float16'),
-        help='of the tensors (default: %(default)s)',
-    )
-    command.set_defaults(run_command=export_weights)
-
-
-def _add_data(commands) -> None:
-    command = commands.add_parser('vocab', help='train a vocabulary')
-    command.add_argument(
-        'files',
-        nargs='*',
-        help='JSON lines with a `text`, or .txt, a document a line (default: the bundled corpus)',
-    )
-    command.add_argument(
-        '--kind',
-        choices=('sentencepiece', 'wordpiece', 'bpe'),
-        default='sentencepiece',
-        help='unigram SentencePiece, WordPiece or byte-level BPE (default: %(default)s)',
-    )
-    command.add_argument('--size', type=int, default=8064, help='pieces without sentinels')
-    command.add_argument('--lowercase', action='store_true', help='small letters only (wordpiece)')
-    command.add_argument(
-        '--to', required=True, type=Path, help='the model file to write, or the folder'
-    )
-    command.set_defaults(run_command=vocab)
-
-
-def _gin_equals(arguments: list[str]) -> list[str]:
-    """T5X's `--gin.NAME=value` as `--gin.NAME` with the binding as its value."""
-    out = []
-    for argument in arguments:
-        if argument.startswith('--gin.') and '=' in argument:
-            out.append('--gin.NAME=' + argument.removeprefix('--gin.'))
-        else:
-            out.append(argument)
-    return out
 
 
 def load(options):
@@ -236,7 +111,8 @@ def evaluate(options) -> None:
 def config(options) -> None:
     from t5x_lite import printing
 
-    preset = find_preset(options.config)
+    named = options.config and '.' not in options.config and '/' not in options.config
+    preset = find_preset(options.config) if named else None
     if options.count:
         print('\n'.join(counted(options, preset)))
     elif preset:
@@ -245,15 +121,15 @@ def config(options) -> None:
         print(printing.explain(load(options)))
 
 
-def find_preset(name: str | None):
-    """The function of model/presets of that name, None if it looks like a file."""
+def find_preset(name: str):
+    """The function of model/presets of that name; ConfigError names the nearest."""
     from t5x_lite.errors import nearest
     from t5x_lite.model import presets
 
-    if name is None or '.' in name or '/' in name:
-        return None
     if name not in presets.__all__:
-        raise ConfigError(f'CONFIG: {name!r} is no preset; {nearest(name, presets.__all__)}')
+        raise ConfigError(
+            f'{name!r} is no preset of model/presets; {nearest(name, presets.__all__)}'
+        )
     return getattr(presets, name)
 
 
@@ -279,7 +155,11 @@ def counted(options, preset) -> Iterator[str]:
 def import_weights(options) -> None:
     from t5x_lite.interop import exchange
 
-    print(exchange.import_folder(options.source, options.to, strict=not options.loose))
+    source, run, strict = options.source, options.to, not options.loose
+    if options.preset is None:
+        print(exchange.import_folder(source, run, strict=strict))
+        return
+    print(exchange.import_t5x(source, find_preset(options.preset)(), run, strict=strict))
 
 
 def export_weights(options) -> None:
@@ -315,3 +195,14 @@ def use_data_dir(folder: str | None) -> None:
             'name the one that holds the prepared datasets'
         )
     os.environ['TFDS_DATA_DIR'] = folder
+
+
+COMMANDS = {
+    'train': train,
+    'eval': evaluate,
+    'config': config,
+    'report': report,
+    'ckpt import': import_weights,
+    'ckpt export': export_weights,
+    'data vocab': vocab,
+}

@@ -1,0 +1,135 @@
+"""Arguments of the command line: every command's options, with their help."""
+# SPDX-License-Identifier: Apache-2.0
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from t5x_lite import __version__
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of one command, `command` among them; exits with status 2 if they are wrong."""
+    top = argparse.ArgumentParser(
+        prog='t5x-lite',
+        description='Self-supervised pre-training and fine-tuning of Transformers in JAX.',
+    )
+    top.add_argument('--version', action='version', version=__version__)
+    commands = top.add_subparsers(required=True, metavar='COMMAND')
+    command = commands.add_parser('train', help='train an experiment, or go on with its run')
+    _add_config(command)
+    command.add_argument('--run', required=True, type=Path, help='folder of the run')
+    command.add_argument('--wandb', action='store_true', help='log to Weights & Biases too')
+    command.set_defaults(command='train')
+
+    command = commands.add_parser('eval', help="evaluate a run's checkpoint")
+    command.add_argument('run', type=Path, help='folder of the run')
+    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    command.add_argument('--split', default='validation', help='which split (default: %(default)s)')
+    command.add_argument('--set', action='append', default=[], metavar='A.B=C', help='mesh.fsdp=1')
+    command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
+    command.set_defaults(command='eval')
+
+    command = commands.add_parser('config', help='print an experiment and where its values are set')
+    _add_config(command)
+    command.add_argument(
+        '--count', action='store_true', help='print numbers of parameters; CONFIG may be a preset'
+    )
+    command.set_defaults(command='config')
+
+    command = commands.add_parser('report', help="write a run's report.html again")
+    command.add_argument('run', type=Path, help='folder of the run')
+    command.set_defaults(command='report')
+
+    command = commands.add_parser('ckpt', help='weights from and for Hugging Face files')
+    _add_ckpt(command.add_subparsers(required=True, metavar='WHAT'))
+
+    command = commands.add_parser('data', help='vocabularies')
+    _add_data(command.add_subparsers(required=True, metavar='WHAT'))
+    return top.parse_args(_gin_equals(arguments))
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument('config', nargs='?', help='a .gin or .py file')
+    command.add_argument(
+        '--set', action='append', default=[], metavar='A.B=C', help='override, model.dropout=0.1'
+    )
+    command.add_argument('--smoke', action='store_true', help='a tiny twin that runs on a CPU')
+    command.add_argument(
+        '--import',
+        action='append',
+        default=[],
+        dest='imports',
+        metavar='MODULE',
+        help='a module that registers tasks',
+    )
+    command.add_argument('--gin_file', action='append', default=[], help='as in T5X')
+    command.add_argument('--gin_search_paths', default='', help='comma-separated folders')
+    command.add_argument(
+        '--gin.NAME',
+        action='append',
+        default=[],
+        dest='gin_bindings',
+        metavar='VALUE',
+        help='a gin binding, --gin.NAME=VALUE',
+    )
+    command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
+
+
+def _add_ckpt(commands) -> None:
+    command = commands.add_parser('import', help="a folder of files as a run's folder")
+    command.add_argument(
+        '--from', required=True, type=Path, dest='source', help='with config.json and safetensors'
+    )
+    command.add_argument('--to', required=True, type=Path, help='the folder of the run to make')
+    command.add_argument(
+        '--preset', help="for a T5X checkpoint: which model it is, such as 't5_1_1_base'"
+    )
+    command.add_argument(
+        '--loose', action='store_true', help='leave out tensors that have no place in the model'
+    )
+    command.set_defaults(command='ckpt import')
+
+    command = commands.add_parser('export', help='a run as files that transformers loads')
+    command.add_argument('--from', required=True, type=Path, dest='source', help='folder of a run')
+    command.add_argument('--to', required=True, type=Path, help='the folder to make')
+    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    command.add_argument(
+        '--dtype',
+        default='float32',
+        choices=('float32', 'bfloat16', 'float16'),
+        help='of the tensors (default: %(default)s)',
+    )
+    command.set_defaults(command='ckpt export')
+
+
+def _add_data(commands) -> None:
+    command = commands.add_parser('vocab', help='train a vocabulary')
+    command.add_argument(
+        'files',
+        nargs='*',
+        help='JSON lines with a `text`, or .txt, a document a line (default: the bundled corpus)',
+    )
+    command.add_argument(
+        '--kind',
+        choices=('sentencepiece', 'wordpiece', 'bpe'),
+        default='sentencepiece',
+        help='unigram SentencePiece, WordPiece or byte-level BPE (default: %(default)s)',
+    )
+    command.add_argument('--size', type=int, default=8064, help='pieces without sentinels')
+    command.add_argument('--lowercase', action='store_true', help='small letters only (wordpiece)')
+    command.add_argument(
+        '--to', required=True, type=Path, help='the model file to write, or the folder'
+    )
+    command.set_defaults(command='data vocab')
+
+
+def _gin_equals(arguments: Sequence[str]) -> list[str]:
+    """T5X's `--gin.NAME=value` as `--gin.NAME` with the binding as its value."""
+    out = []
+    for argument in arguments:
+        if argument.startswith('--gin.') and '=' in argument:
+            out.append('--gin.NAME=' + argument.removeprefix('--gin.'))
+        else:
+            out.append(argument)
+    return out
