@@ -1,7 +1,13 @@
 """Contrastive sentence vectors (SimCSE) from the masked-LM recipe's encoder.
 
-t5x-lite train experiments/recipes/mlm_mini.py --run runs/mlm
-t5x-lite train experiments/recipes/simcse_mini.py --run runs/simcse
+    t5x-lite train experiments/recipes/mlm_mini.py --run runs/mlm
+    t5x-lite train experiments/recipes/simcse_mini.py --run runs/simcse
+
+On 2 CPU cores 2 minutes after the 24 of masked LM. Of 1,000 held-out sentences the one that follows
+is the nearest for 7 (10 at step 50; chance 1), with alignment 0.41 and uniformity -1.08; the cosine
+of TF-IDF vectors finds more, 2.5 % among 2,000. An encoder that has read 1.3 M words is no sentence
+encoder yet: longer training, a higher rate or masked LM beside it spread the vectors further
+(uniformity -1.9) and find no more neighbours. Published weights do better: docs/weights.md.
 """
 # SPDX-License-Identifier: Apache-2.0
 
