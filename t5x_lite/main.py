@@ -165,9 +165,8 @@ def import_weights(options) -> None:
 def export_weights(options) -> None:
     from t5x_lite.interop import exchange
 
-    target = options.to
-    step = exchange.export_run(options.source, target, step=options.step, dtype=options.dtype)
-    print(f'step {step} of {options.source}: {target.resolve()}')
+    source, target = options.source, options.to
+    print(exchange.export_run(source, target, step=options.step, dtype=options.dtype))
 
 
 def report(options) -> None:

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import seqio
@@ -42,6 +44,14 @@ class TokenizerVocabulary(seqio.Vocabulary):
             starts_word=[piece.starts_word for piece in pieces],
             decoder=functools.partial(self._tokenizer.decode, skip_special_tokens=False),
         )
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json, and tokenizer_config.json with the names of special tokens."""
+        (folder / 'tokenizer.json').write_text(self._tokenizer.to_str(), encoding='utf-8')
+        names = {f'{role}_token': name for role, name in self._names.items()}
+        fields = {'tokenizer_class': 'PreTrainedTokenizerFast', **names}
+        text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + '\n'
+        (folder / 'tokenizer_config.json').write_text(text, encoding='utf-8')
 
     def __eq__(self, other) -> bool:
         return (

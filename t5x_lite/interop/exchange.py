@@ -15,21 +15,11 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_lite.errors import ConfigError
+from t5x_lite.interop import vocabulary_files
 from t5x_lite.model.config import ModelConfig
 
 MODEL = 'model.py'
 TOKENIZER = 'tokenizer'
-TOKENIZER_FILES = (
-    'tokenizer.json',
-    'tokenizer_config.json',
-    'special_tokens_map.json',
-    'added_tokens.json',
-    'vocab.txt',
-    'vocab.json',
-    'merges.txt',
-    'spiece.model',
-    'tokenizer.model',
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +60,7 @@ def _import(own: Architecture, init, run: Path, source: Path) -> str:
         checkpoint.write_params(new / 'checkpoints', params)
         text = printing.source(own, 'architecture')
         (new / MODEL).write_text(text, encoding='utf-8')
-        _copy_tokenizer(source, new / TOKENIZER)
+        vocabulary_files.copy(source, new / TOKENIZER)
     return weights.told
 
 
@@ -110,8 +100,8 @@ def _described(opened) -> Architecture:
     return Architecture(model=model, heads=hugging_face.heads_of(opened))
 
 
-def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str = 'float32') -> int:
-    """Writes a run's checkpoint as files that transformers loads; the step it was.
+def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str = 'float32') -> str:
+    """Writes a run's checkpoint as files that transformers loads; what was written.
 
     Raises:
       ConfigError: no run, a folder that is not empty, a model of no known family.
@@ -133,8 +123,8 @@ def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str =
         found, params = checkpoint.read_params(run / 'checkpoints', step, like)
         arrays = flatten_dict(params, sep='/')
         hugging_face.write_folder(new, own.model, own.heads, arrays, dtype=dtype)
-        _copy_tokenizer(run / TOKENIZER, new)
-    return found
+        told = _tokenizer(run, new)
+    return f'step {found} of {run}: {target.resolve()}\n{told}'
 
 
 def architecture_of(run: Path) -> Architecture:
@@ -149,11 +139,17 @@ def architecture_of(run: Path) -> Architecture:
     raise ConfigError(f'{run}: no run is there (neither experiment.py nor {MODEL})')
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            target.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, target / name)
+def _tokenizer(run: Path, target: Path) -> str:
+    """Puts the run's tokenizer files beside the weights; what was written, or why nothing was."""
+    names = vocabulary_files.copy(run / TOKENIZER, target)
+    if not names and (run / 'experiment.py').is_file():
+        from t5x_lite import config
+
+        try:
+            names = vocabulary_files.write(config.load(run / 'experiment.py').experiment, target)
+        except ConfigError as error:
+            return f'no tokenizer files: {error}'
+    return f'tokenizer: {", ".join(names)}' if names else f'no tokenizer files: {run} has none'
 
 
 @contextlib.contextmanager
