@@ -225,3 +225,28 @@ def shift_right(rows: Rows, vocabulary) -> np.ndarray:
     previous_BxL = np.pad(rows.tokens[:, :-1], ((0, 0), (1, 0)))
     shifted_BxL = np.where(rows.positions == 0, np.int32(bos), previous_BxL)
     return np.where(rows.segments > 0, shifted_BxL, 0)
+
+
+def seq2seq_spec(inputs: int, targets: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shapes and types of a row of an encoder-decoder's batch."""
+    spec = {
+        f'{side}_{name}': ((length,), np.int32)
+        for side, length in (('encoder', inputs), ('decoder', targets))
+        for name in ('input_tokens', 'segment_ids', 'positions')
+    }
+    spec['decoder_target_tokens'] = ((targets,), np.int32)
+    return spec | {'decoder_loss_weights': ((targets,), np.float32)}
+
+
+def seq2seq_batch(encoder: Rows, decoder: Rows, weights_BxL, vocabulary) -> dict[str, np.ndarray]:
+    """The arrays of `seq2seq_spec`: the encoder reads rows, the decoder writes rows."""
+    return {
+        'encoder_input_tokens': encoder.tokens,
+        'encoder_segment_ids': encoder.segments,
+        'encoder_positions': encoder.positions,
+        'decoder_input_tokens': shift_right(decoder, vocabulary),
+        'decoder_target_tokens': decoder.tokens,
+        'decoder_loss_weights': weights_BxL,
+        'decoder_segment_ids': decoder.segments,
+        'decoder_positions': decoder.positions,
+    }

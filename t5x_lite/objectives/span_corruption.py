@@ -77,17 +77,7 @@ class SpanCorruption:
             )
 
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        inputs, targets = (lengths['inputs'],), (lengths['targets'],)
-        return {
-            'encoder_input_tokens': (inputs, np.int32),
-            'encoder_segment_ids': (inputs, np.int32),
-            'encoder_positions': (inputs, np.int32),
-            'decoder_input_tokens': (targets, np.int32),
-            'decoder_target_tokens': (targets, np.int32),
-            'decoder_loss_weights': (targets, np.float32),
-            'decoder_segment_ids': (targets, np.int32),
-            'decoder_positions': (targets, np.int32),
-        }
+        return packing.seq2seq_spec(lengths['inputs'], lengths['targets'])
 
     def cutter(self, lengths: Mapping[str, int], vocabulary) -> packing.Cutter:
         return packing.Concatenate(self._raw(lengths)[0], eos=None, separate=False, min_tokens=2)
@@ -113,16 +103,8 @@ class SpanCorruption:
         inputs_BxL[index_B, inputs_B] = targets_BxL[index_B, targets_B] = vocabulary.eos
         encoder = packing.Rows(inputs_BxL, *packing.extents(inputs_B + 1, lengths['inputs']))
         decoder = packing.Rows(targets_BxL, *packing.extents(targets_B + 1, lengths['targets']))
-        return {
-            'encoder_input_tokens': encoder.tokens,
-            'encoder_segment_ids': encoder.segments,
-            'encoder_positions': encoder.positions,
-            'decoder_input_tokens': packing.shift_right(decoder, vocabulary),
-            'decoder_target_tokens': decoder.tokens,
-            'decoder_loss_weights': (decoder.segments * (self.density > 0)).astype(np.float32),
-            'decoder_segment_ids': decoder.segments,
-            'decoder_positions': decoder.positions,
-        }
+        weights_BxL = (decoder.segments * (self.density > 0)).astype(np.float32)
+        return packing.seq2seq_batch(encoder, decoder, weights_BxL, vocabulary)
 
 
 def span_corruption(
