@@ -95,6 +95,13 @@ def _add_ckpt(commands) -> None:
     command.add_argument('--to', required=True, type=Path, help='the folder to make')
     command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
     command.add_argument(
+        '--head',
+        action='append',
+        default=[],
+        metavar='NAME[=KIND]',
+        help="one of the run's heads, and what transformers' family calls it, or 'none'",
+    )
+    command.add_argument(
         '--dtype',
         default='float32',
         choices=('float32', 'bfloat16', 'float16'),

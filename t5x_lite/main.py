@@ -112,13 +112,17 @@ def config(options) -> None:
     from t5x_lite import printing
 
     named = options.config and '.' not in options.config and '/' not in options.config
-    preset = find_preset(options.config) if named else None
+    if named:
+        model, heads = preset(options), {}
+        print(
+            '\n'.join(counted(model, heads)) if options.count else printing.source(model, 'model')
+        )
+        return
+    loaded = load(options)
     if options.count:
-        print('\n'.join(counted(options, preset)))
-    elif preset:
-        print(printing.source(preset(), 'model'), end='')
+        print('\n'.join(counted(loaded.experiment.model, loaded.experiment.heads)))
     else:
-        print(printing.explain(load(options)))
+        print(printing.explain(loaded))
 
 
 def find_preset(name: str):
@@ -133,23 +137,35 @@ def find_preset(name: str):
     return getattr(presets, name)
 
 
-def counted(options, preset) -> Iterator[str]:
-    """Lines with numbers of parameters, the rows that pad the vocabulary apart."""
+def preset(options):
+    """The model of a preset, with what `--set model.FIELD=VALUE` changes."""
+    from t5x_lite.interop.exchange import Architecture
+    from t5x_lite.overrides import override
+
+    if options.smoke or options.imports or options.gin_file or options.gin_bindings:
+        raise ConfigError(
+            f'{options.config}: is a preset, a model alone; --smoke, --import and gin options need '
+            'a config file; --set model.FIELD=VALUE works'
+        )
+    own = Architecture(model=find_preset(options.config)(), heads={})
+    return override(own, options.set)[0].model
+
+
+def counted(model, heads) -> Iterator[str]:
+    """Lines with numbers of parameters: rows that pad the vocabulary apart, heads apart."""
+    from t5x_lite.interop import architectures
     from t5x_lite.model.count import count
 
-    if preset:
-        model, heads = preset(), {}
-    else:
-        experiment = load(options).experiment
-        model, heads = experiment.model, experiment.heads
     counts = count(model, heads)
     yield f'parameters: {counts.total:,}'
     yield f'  of them token tables: {counts.tables:,} (vocabulary of {model.vocab:,})'
+    if heads:
+        yield f'  heads: {", ".join(sorted(heads))}'
     if counts.padding:
         yield f'and rows that pad the tables to {model.rows:,}: {counts.padding:,}'
         yield f'in all: {counts.total + counts.padding:,}'
-    if heads:
-        yield f'  heads: {", ".join(sorted(heads))}'
+    for name, own in {} if heads else architectures.published_heads(model).items():
+        yield f'as {name}: {count(model, own).total:,}'
 
 
 def import_weights(options) -> None:
@@ -165,15 +181,15 @@ def import_weights(options) -> None:
 def export_weights(options) -> None:
     from t5x_lite.interop import exchange
 
-    source, target = options.source, options.to
-    print(exchange.export_run(source, target, step=options.step, dtype=options.dtype))
+    chosen = dict(step=options.step, dtype=options.dtype, heads=options.head)
+    print(exchange.export_run(options.source, options.to, **chosen))
 
 
 def report(options) -> None:
     from t5x_lite.report import write_report
+    from t5x_lite.run import check_trained
 
-    if not (options.run / 'experiment.py').exists():
-        raise ConfigError(f'{options.run}: no run is there (experiment.py is missing)')
+    check_trained(options.run)
     print(write_report(options.run).resolve())
 
 

@@ -13,6 +13,8 @@ from t5x_lite import printing
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
 
+IMPORTED = 'model.py'  # what an imported model's folder has in place of an experiment
+
 
 def claim(folder: Path, experiment: Experiment, name: str) -> None:
     """Makes a run folder, or checks that the one there belongs to this experiment.
@@ -22,6 +24,11 @@ def claim(folder: Path, experiment: Experiment, name: str) -> None:
     Raises:
       ConfigError: the folder belongs to another experiment, or cannot be written.
     """
+    if (folder / IMPORTED).exists():
+        raise ConfigError(
+            f'--run {folder} holds an imported model; name another folder, and begin with these '
+            f'weights by init=from_checkpoint({str(folder)!r})'
+        )
     source = printing.source(experiment)
     path = folder / 'experiment.py'
     try:
@@ -80,6 +87,15 @@ def _facts(folder: Path, experiment: Experiment, name: str) -> dict:
     }
 
 
+def check_trained(folder: Path) -> None:
+    """ConfigError unless the folder is that of a training run."""
+    if (folder / 'experiment.py').exists():
+        return
+    if (folder / IMPORTED).exists():
+        raise ConfigError(f'{folder}: is an imported model, that has no data and no training yet')
+    raise ConfigError(f'{folder}: no run is there (experiment.py is missing)')
+
+
 def evaluate(
     folder: Path, *, step: int | None, split: str, overrides: Sequence[str] = ()
 ) -> Iterator[tuple[str, float]]:
@@ -91,8 +107,7 @@ def evaluate(
     from t5x_lite.checkpoint import read_params
     from t5x_lite.evaluate import LossEval
 
-    if not (folder / 'experiment.py').exists():
-        raise ConfigError(f'{folder}: no run is there (experiment.py is missing)')
+    check_trained(folder)
     experiment = config.load(folder / 'experiment.py', overrides).experiment
     experiment.check_devices(jax.device_count())
     mesh = sharding.make_mesh(experiment.mesh)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_lite import sharding
 from t5x_lite.experiment import Experiment
@@ -60,11 +61,24 @@ def make_init(experiment: Experiment, mesh):
     return jax.jit(lambda: init_state(experiment), out_shardings=state_shardings(experiment, mesh))
 
 
-def with_params(experiment: Experiment, mesh, state: TrainState, params) -> TrainState:
-    """The state with these weights, already placed, and an optimizer that begins with them."""
-    where = state_shardings(experiment, mesh).opt_state
-    init = jax.jit(experiment.optimizer.build().init, out_shardings=where)
-    return state._replace(params=params, opt_state=init(params))
+def start_from(experiment: Experiment, mesh, load, fresh) -> TrainState:
+    """The TrainState of step 0 with weights from elsewhere; nothing is held twice.
+
+    Args:
+      load: {path: shape} of all weights to {path: array} of those that it has, placed alike.
+      fresh: the paths of the others, which are drawn.
+    """
+    like = flatten_dict(abstract_state(experiment, mesh).params, sep='/')
+
+    def draw():
+        params = flatten_dict(init_state(experiment).params, sep='/')
+        return {path: params[path] for path in fresh}
+
+    drawn = jax.jit(draw, out_shardings={path: like[path].sharding for path in fresh})()
+    params = unflatten_dict({**load(like), **drawn}, sep='/')
+    where = state_shardings(experiment, mesh)
+    opt_state = jax.jit(experiment.optimizer.build().init, out_shardings=where.opt_state)(params)
+    return TrainState(jax.device_put(jnp.int32(0), where.step), params, opt_state)
 
 
 def batch_means(experiment: Experiment, model, batches, key=None) -> dict[str, Mean]:

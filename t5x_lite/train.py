@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from t5x_lite import metrics, sharding, step
 from t5x_lite.checkpoint import Checkpointer
@@ -23,6 +23,7 @@ from t5x_lite.data import loader
 from t5x_lite.errors import RunError
 from t5x_lite.evaluate import Sample
 from t5x_lite.experiment import Experiment
+from t5x_lite.interop import kept_files
 from t5x_lite.metrics import Mean
 from t5x_lite.progress import Reporter
 from t5x_lite.report import write_report
@@ -89,6 +90,8 @@ def start(experiment: Experiment, folder: Path, stack, wandb: bool) -> Run:
     mesh, reporter = sharding.make_mesh(experiment.mesh), Reporter(experiment.steps)
     checkpoints = Checkpointer(folder / 'checkpoints', experiment.checkpoint)
     weights = open_init(experiment) if checkpoints.empty() else None
+    if weights and weights.keep:
+        kept_files.copy(weights.keep, folder / kept_files.FOLDER)
     with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles
         opening = pool.submit(open_streams, experiment)
         train_step = compile_step(experiment, mesh)
@@ -147,12 +150,10 @@ def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):
     """(TrainState, Window) of the newest checkpoint, its data positions set; or fresh ones."""
     found = checkpoints.restore(step.abstract_state(experiment, mesh))
     if found is None:
-        state = step.make_init(experiment, mesh)()
-        if weights is not None:
-            loaded = weights.load(flatten_dict(state.params, sep='/'))
-            state = step.with_params(experiment, mesh, state, unflatten_dict(loaded, sep='/'))
-            reporter.say(weights.told)
-        return state, Window()
+        if weights is None:
+            return step.make_init(experiment, mesh)(), Window()
+        reporter.say(weights.told)
+        return step.start_from(experiment, mesh, weights.load, weights.fresh), Window()
     number, state, data, means = found
     for name, rows in loaders.items():
         rows.restore(data[name])

@@ -13,10 +13,17 @@ from t5x_lite.errors import ConfigError, nearest
 
 
 class Opened(NamedTuple):
-    """Weights found and checked but not read: what is loaded, new and left out, in words."""
+    """Weights found and checked but not read.
+
+    `told` says in words what is loaded, new and left out; `fresh` are the paths of what is new;
+    `load` makes the other arrays, each placed as its shape in {path: shape} is; `keep` is a folder
+    whose config.json and tokenizer files belong to these weights.
+    """
 
     told: str
-    load: Callable[[Mapping[str, Any]], dict[str, Any]]  # {path: array} -> the same, filled in
+    fresh: list[str]
+    load: Callable[[Mapping[str, Any]], dict[str, Any]]
+    keep: Path | None = None
 
 
 class Init(Protocol):
@@ -44,8 +51,9 @@ class HuggingFaceFiles:
                 f'{self.path}: {len(unknown)} tensors have no place in a {source.family.model_type}'
                 f' model: {", ".join(unknown[:12])}; leave them out with strict=False'
             )
-        load = lambda arrays: {**arrays, **dict(transfer.load(plan.loaded, source.tensors, arrays))}
-        return Opened(f'{self.path}: {transfer.describe(plan, shapes)}', load)
+        load = lambda like: dict(transfer.load(plan.loaded, source.tensors, like))
+        told = f'{self.path}: {transfer.describe(plan, shapes, source.tensors)}'
+        return Opened(told, plan.fresh, load, Path(self.path))
 
 
 def from_hf(path: str, *, strict: bool = True) -> HuggingFaceFiles:
@@ -73,8 +81,9 @@ class T5XCheckpoint:
                 f'{", ".join(plan.unread[:12])}; give it the same sizes, or leave them out with '
                 'strict=False'
             )
-        load = lambda arrays: {**arrays, **dict(transfer.load(plan.loaded, tensors, arrays))}
-        return Opened(f'{self.path}: {transfer.describe(plan, shapes)}', load)
+        load = lambda like: dict(transfer.load(plan.loaded, tensors, like))
+        told = f'{self.path}: {transfer.describe(plan, shapes, tensors)}'
+        return Opened(told, plan.fresh, load)
 
 
 def from_t5x(path: str, *, strict: bool = True) -> T5XCheckpoint:
@@ -110,6 +119,7 @@ class CheckpointWeights:
 
     def open(self, model, heads, shapes) -> Opened:
         from t5x_lite import checkpoint
+        from t5x_lite.interop import kept_files
 
         folder = Path(self.path) / 'checkpoints'
         step, saved = checkpoint.saved_shapes(folder, self.step)
@@ -119,15 +129,15 @@ class CheckpointWeights:
         fresh = sorted(shapes.keys() - found.keys())
         unread = sorted(saved.keys() - set(found.values()))
 
-        def load(arrays):
-            like = {theirs: arrays[ours] for ours, theirs in found.items()}
-            values = checkpoint.read_arrays(folder, step, like)
-            return {**arrays, **{ours: values[theirs] for ours, theirs in found.items()}}
+        def load(like):
+            saved_like = {theirs: like[ours] for ours, theirs in found.items()}
+            values = checkpoint.read_arrays(folder, step, saved_like)
+            return {ours: values[theirs] for ours, theirs in found.items()}
 
         lines = [f'{self.path}, step {step}: loaded {len(found)} arrays']
         lines += [f'new: {path} {list(shapes[path])}' for path in fresh]
         lines += [f'left out: {path}' for path in unread]
-        return Opened('\n  '.join(lines), load)
+        return Opened('\n  '.join(lines), fresh, load, Path(self.path) / kept_files.FOLDER)
 
     def _renamed(self, path: str) -> str:
         for pattern, new in self.rename:

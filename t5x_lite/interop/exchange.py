@@ -5,7 +5,8 @@ import contextlib
 import os
 import runpy
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,10 @@ import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_lite.errors import ConfigError
-from t5x_lite.interop import vocabulary_files
+from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.interop import files, kept_files
 from t5x_lite.model.config import ModelConfig
-
-MODEL = 'model.py'
-TOKENIZER = 'tokenizer'
+from t5x_lite.run import IMPORTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +53,20 @@ def import_t5x(source: Path, model: ModelConfig, run: Path, *, strict: bool = Tr
 def _import(own: Architecture, init, run: Path, source: Path) -> str:
     from t5x_lite import checkpoint, printing
 
-    _, weights, arrays = _opened(own, init)
+    _, weights, arrays = _opened(own, init, _host())
+    kept_files.check(source, own.model)
     with written_whole(run) as new:
         params = unflatten_dict(weights.load(arrays), sep='/')
         checkpoint.write_params(new / 'checkpoints', params)
         text = printing.source(own, 'architecture')
-        (new / MODEL).write_text(text, encoding='utf-8')
-        vocabulary_files.copy(source, new / TOKENIZER)
-    return weights.told
+        (new / IMPORTED).write_text(text, encoding='utf-8')
+        names = kept_files.copy(source, new / kept_files.FOLDER)
+    return f'{weights.told}\n{kept_files.told(names)}'
+
+
+def _host():
+    """Where arrays lie that only go from file to file: in the host's memory."""
+    return jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
 
 
 def load_model(source: str | Path, *, strict: bool = True):
@@ -74,92 +79,136 @@ def load_model(source: str | Path, *, strict: bool = True):
     from t5x_lite.warm_start import from_hf
 
     own = _described(hugging_face.open_folder(source))
-    graph, weights, arrays = _opened(own, from_hf(str(source), strict=strict))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    graph, weights, arrays = _opened(own, from_hf(str(source), strict=strict), here)
     return nnx.merge(graph, unflatten_dict(weights.load(arrays), sep='/'))
 
 
-def _opened(own: Architecture, init):
-    """(graph, weights checked and not yet read, abstract arrays by path)."""
+def _opened(own: Architecture, init, where):
+    """(graph, weights checked and not yet read, shapes by path, to be placed `where`).
+
+    Raises:
+      ConfigError: a weight of the model that the files lack.
+    """
+    graph, arrays = _abstract(own, where)
+    weights = init.open(own.model, own.heads, {path: x.shape for path, x in arrays.items()})
+    if weights.fresh:
+        raise ConfigError(f'{init.path}: lacks {", ".join(weights.fresh[:12])}')
+    return graph, weights, arrays
+
+
+def _abstract(own: Architecture, where):
+    """(graph, {path: shape}) of a model, placed `where`."""
     from t5x_lite.model import transformer
 
     abstract = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
     graph, state = nnx.split(abstract)
-    arrays = flatten_dict(nnx.to_pure_dict(state), sep='/')
-    shapes = {path: x.shape for path, x in arrays.items()}
-    return graph, init.open(own.model, own.heads, shapes), arrays
+    shapes = flatten_dict(nnx.to_pure_dict(state), sep='/')
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+    return graph, {path: place(x) for path, x in shapes.items()}
 
 
 def _described(opened) -> Architecture:
     """What a folder's config.json says, as ours."""
     from t5x_lite.interop import hugging_face
 
-    try:
-        model = opened.family.to_model(opened.fields)
-    except ConfigError as error:
-        raise ConfigError(f'{opened.folder}: {error}') from error
-    return Architecture(model=model, heads=hugging_face.heads_of(opened))
+    return Architecture(model=hugging_face.model_of(opened), heads=hugging_face.heads_of(opened))
 
 
-def export_run(run: Path, target: Path, *, step: int | None = None, dtype: str = 'float32') -> str:
+def export_run(
+    run: Path,
+    target: Path,
+    *,
+    step: int | None = None,
+    dtype: str = 'float32',
+    heads: Sequence[str] = (),
+) -> str:
     """Writes a run's checkpoint as files that transformers loads; what was written.
+
+    `heads` chooses among the run's heads: 'mlm', 'cola=classifier' (the second is what the family
+    calls it), or 'none'; without any, all of them.
 
     Raises:
       ConfigError: no run, a folder that is not empty, a model of no known family.
       RunError: a checkpoint that is missing or damaged.
     """
     from t5x_lite import checkpoint
-    from t5x_lite.interop import hugging_face
-    from t5x_lite.model import transformer
+    from t5x_lite.interop import architectures, hugging_face
 
     own = architecture_of(run)
-    hugging_face.family_of(own.model, own.heads)
+    names = chosen_heads(own.heads, heads)
+    values = {new: own.heads[old] for old, new in names.items()}
+    architectures.family_of(own.model, values)
+    _, like = _abstract(own, _host())
+    check_free(target)
+    found, params = checkpoint.read_params(run / 'checkpoints', step, unflatten_dict(like, sep='/'))
+    if 'heads' in params:
+        params['heads'] = {new: params['heads'][old] for old, new in names.items()}
+    arrays, kept = flatten_dict(params, sep='/'), run / kept_files.FOLDER
+    config = files.read_json(kept / 'config.json') if kept.is_dir() else None
     with written_whole(target) as new:
-        graph = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-            nnx.to_pure_dict(nnx.state(graph)),
-        )
-        found, params = checkpoint.read_params(run / 'checkpoints', step, like)
-        arrays = flatten_dict(params, sep='/')
-        hugging_face.write_folder(new, own.model, own.heads, arrays, dtype=dtype)
-        told = _tokenizer(run, new)
-    return f'step {found} of {run}: {target.resolve()}\n{told}'
+        names = kept_files.copy(kept, new) or _own_tokenizer(run, new)
+        hugging_face.write_folder(new, own.model, values, arrays, dtype=dtype, like=config)
+    return f'step {found} of {run}: {target.resolve()}\n{kept_files.told(names)}'
+
+
+def chosen_heads(known: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, str]:
+    """{the run's name of a head: the family's} of those that --head chooses; all if it does not."""
+    if not chosen:
+        return {name: name for name in known}
+    pairs = [choice.partition('=') for choice in chosen if choice != 'none']
+    for name, _, _ in pairs:
+        if name not in known:
+            raise ConfigError(f'--head {name}: the run has no such head; {nearest(name, known)}')
+    return {name: kind or name for name, _, kind in pairs}
 
 
 def architecture_of(run: Path) -> Architecture:
     """The model and the heads of a run's folder, trained or imported."""
-    if (run / MODEL).is_file():
-        return runpy.run_path(str(run / MODEL))['architecture']
+    if (run / IMPORTED).is_file():
+        try:
+            return runpy.run_path(str(run / IMPORTED))['architecture']
+        except Exception as error:  # whatever a damaged file does
+            raise ConfigError(
+                f'{run / IMPORTED}: is damaged ({error!r}); import it again'
+            ) from error
     if (run / 'experiment.py').is_file():
         from t5x_lite import config
 
         experiment = config.load(run / 'experiment.py').experiment
         return Architecture(model=experiment.model, heads=experiment.heads)
-    raise ConfigError(f'{run}: no run is there (neither experiment.py nor {MODEL})')
+    raise ConfigError(f'{run}: no run is there (neither experiment.py nor {IMPORTED})')
 
 
-def _tokenizer(run: Path, target: Path) -> str:
-    """Puts the run's tokenizer files beside the weights; what was written, or why nothing was."""
-    names = vocabulary_files.copy(run / TOKENIZER, target)
-    if not names and (run / 'experiment.py').is_file():
-        from t5x_lite import config
+def _own_tokenizer(run: Path, target: Path) -> list[str]:
+    """Writes the vocabulary of a trained run's data; a line on stderr says if there is none."""
+    from t5x_lite import config
 
-        try:
-            names = vocabulary_files.write(config.load(run / 'experiment.py').experiment, target)
-        except ConfigError as error:
-            return f'no tokenizer files: {error}'
-    return f'tokenizer: {", ".join(names)}' if names else f'no tokenizer files: {run} has none'
+    if not (run / 'experiment.py').is_file():
+        return []
+    try:
+        return kept_files.write(config.load(run / 'experiment.py').experiment, target)
+    except ConfigError as error:
+        print(f'no tokenizer files: {error}', file=sys.stderr)
+        return []
+
+
+def check_free(folder: Path) -> None:
+    """ConfigError if something is there that a new folder would replace."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f'{folder}: is there already; name a new folder')
 
 
 @contextlib.contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` that takes its name at the end, or goes if something fails."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f'{folder}: is there already; name a new folder')
+    check_free(folder)
     folder = folder.resolve()
     new = folder.with_name(f'.{folder.name}.{os.getpid()}')  # nobody's folder
-    new.mkdir(parents=True)
+    try:
+        new.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f'{folder}: {error.strerror}; name a folder to write to') from error
     try:
         yield new
         if folder.exists():

@@ -110,7 +110,10 @@ def settle_output(fields, tensors, output: str, table: str):
     """
     find = lambda end: next((n for n in tensors if n == end or n.endswith('.' + end)), None)
     output, table = find(output), find(table)
-    tied = output is None
+    named = (fields.get('architectures') or [''])[0]
+    # A language model that says it is not tied must have its matrix: it is then named as missing.
+    needed = str(named).endswith(('ForCausalLM', 'ForConditionalGeneration'))
+    tied = output is None and not (needed and fields.get('tie_word_embeddings') is False)
     if output and table and fields.get('tie_word_embeddings') is not False:
         tied = same(tensors[output], tensors[table])
     kept = {name: x for name, x in tensors.items() if not (tied and name == output)}

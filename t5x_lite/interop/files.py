@@ -39,7 +39,10 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ConfigError(f'{folder}: there is no such folder; name one with {WHOLE}')
+        what = 'is a file, not a folder' if folder.exists() else 'there is no such folder'
+        raise ConfigError(f'{folder}: {what}; name the folder that holds {WHOLE}')
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
     if (folder / INDEX).is_file():
         named = read_json(folder / INDEX).get('weight_map')
         if not isinstance(named, dict):
@@ -50,13 +53,12 @@ def _files(folder: Path) -> list[Path]:
             shown = ', '.join(missing) or 'no files at all'
             raise ConfigError(f'{folder / INDEX}: names {shown}, which must lie beside it')
         return files
-    if (folder / WHOLE).is_file():
-        return [folder / WHOLE]
     pickles = sorted(file.name for kind in PICKLES for file in folder.glob(kind))
     if pickles:
         raise ConfigError(
-            f'{folder / pickles[0]}: is not read, since unpickling runs code; convert it with '
-            'transformers: AutoModel.from_pretrained(DIR).save_pretrained(NEW) writes safetensors'
+            f'{folder / pickles[0]}: is not read, since unpickling runs code; convert it once with '
+            'transformers, by the class that config.json names in `architectures` (AutoModel would '
+            'drop the head): CLASS.from_pretrained(DIR).save_pretrained(NEW)'
         )
     raise ConfigError(f'{folder}: must hold {WHOLE} or {INDEX}, it has neither')
 
@@ -72,6 +74,8 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
         ) from error
     for name in opened.keys():  # noqa: SIM118  not a dict
         part = opened.get_slice(name)
+        if part.get_dtype() not in (*DTYPES.values(), 'F64'):
+            continue  # positions and masks that were saved beside the weights
         read = lambda index, part=part: part[index] if index else part[:]
         yield name, Tensor(tuple(part.get_shape()), read)
 

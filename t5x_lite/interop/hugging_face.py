@@ -1,23 +1,17 @@
 """A folder of Hugging Face files as a model's weights, and a model as such a folder."""
 # SPDX-License-Identifier: Apache-2.0
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.interop import families, files, transfer
-from t5x_lite.interop.names import Family, HeadNames, Weight
+from t5x_lite.interop import architectures, families, files, transfer
+from t5x_lite.interop.names import Family, HeadNames
 from t5x_lite.model.config import ModelConfig
 
 CONFIG = 'config.json'
-# A file's config does not bind these: they change no shape and no result without dropout.
-FREE = ('dropout', 'init', 'dtype', 'remat', 'unroll', 'vocab_multiple')
-# Fields of which None means a size of its own: the sizes are compared.
-EFFECTIVE = {'head_size': 'kv', 'kv_heads': 'groups', 'embedding_size': 'table'}
 
 
 class Source(NamedTuple):
@@ -47,8 +41,8 @@ def open_folder(folder: str | Path) -> Source:
     folder = Path(folder)
     tensors = files.read_folder(folder)
     fields = files.read_json(folder / CONFIG)
-    family = families.of_fields(fields)
     try:
+        family = families.of_fields(fields)
         fields, tensors = family.settle(fields, tensors)
     except ConfigError as error:
         raise ConfigError(f'{folder}: {error}') from error
@@ -56,17 +50,38 @@ def open_folder(folder: str | Path) -> Source:
     return Source(folder, family, fields, tensors)
 
 
-def heads_of(source: Source) -> dict[str, Any]:
-    """The heads that the folder's architecture has, {name: value}."""
+def model_of(source: Source) -> ModelConfig:
+    """The model that the folder's config.json describes.
+
+    Raises:
+      ConfigError: a field that is missing, of the wrong type, or of a kind not known here.
+    """
+    kind = source.family.model_type
+    try:
+        return source.family.to_model(source.fields)
+    except ConfigError as error:
+        raise ConfigError(f'{source.folder}: {error}') from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f'{source.folder}: config.json has a field of another type than a {kind} model has '
+            f'({error}); restore the file'
+        ) from error
+
+
+def own_heads(source: Source) -> dict[str, HeadNames]:
+    """The heads of the folder's architecture. A bare model's pooler may be missing altogether."""
     family, architecture = source.family, source.architecture
     names = family.together.get(architecture) or [
         name for name, head in family.heads.items() if head.architecture == architecture
     ]
-    return {
-        name: family.heads[name].build(source.labels)
-        for name in names
-        if _has(source, family.heads[name], any)
-    }
+    found = {name: family.heads[name] for name in names}
+    optional = architecture == family.bare
+    return {n: head for n, head in found.items() if not optional or _has(source, head, any)}
+
+
+def heads_of(source: Source) -> dict[str, Any]:
+    """The heads that the folder's architecture has, {name: value}."""
+    return {name: head.build(source.labels) for name, head in own_heads(source).items()}
 
 
 def _has(source: Source, head: HeadNames, quantity=all) -> bool:
@@ -85,7 +100,7 @@ def plan(source: Source, model: ModelConfig, heads: Mapping[str, Any], shapes) -
     for name, value in heads.items():
         found = _matching(source, value)
         if found is not None:
-            weights += _below(f'heads/{name}', found, source.family.prefix)
+            weights += architectures.below(f'heads/{name}', found, source.family.prefix)
     try:
         return transfer.plan(weights, shapes, source.tensors, model.vocab)
     except ConfigError as error:
@@ -94,11 +109,8 @@ def plan(source: Source, model: ModelConfig, heads: Mapping[str, Any], shapes) -
 
 def check_same(source: Source, model: ModelConfig) -> None:
     """ConfigError, naming the field, if the model is not of the folder's architecture."""
-    try:
-        theirs = source.family.to_model(source.fields)
-    except ConfigError as error:
-        raise ConfigError(f'{source.folder}: {error}') from error
-    wrong = [name for name in differences(model, theirs) if name != 'vocab']
+    theirs = model_of(source)
+    wrong = [name for name in architectures.differences(model, theirs) if name != 'vocab']
     if model.vocab > max(theirs.vocab, _rows(source, theirs)):
         wrong.insert(0, 'vocab')
     for name in wrong[:1]:
@@ -107,18 +119,6 @@ def check_same(source: Source, model: ModelConfig) -> None:
             f'{source.folder}: has {name}={other}, but the model has {name}={ours}; '
             f'set model.{name}={other}'
         )
-
-
-def differences(a: ModelConfig, b: ModelConfig) -> list[str]:
-    """The fields in which two architectures differ; a size left out is the one it stands for."""
-
-    def effective(model: ModelConfig, name: str):
-        if name == 'scale_logits':
-            return model.tied and model.scale_logits
-        return getattr(model, EFFECTIVE.get(name, name))
-
-    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in FREE]
-    return [name for name in names if effective(a, name) != effective(b, name)]
 
 
 def _rows(source: Source, theirs: ModelConfig) -> int:
@@ -131,23 +131,14 @@ def _shown(value) -> str:
 
 
 def _matching(source: Source, value) -> HeadNames | None:
-    """The file's head that is equal to the value, the architecture's own first."""
-    candidates = sorted(
-        source.family.heads.values(), key=lambda head: head.architecture != source.architecture
-    )
-    for head in candidates:
-        # Of the file's own head a part is not enough: the rest is then named as missing.
-        quantity = any if head.architecture == source.architecture else all
-        if _has(source, head, quantity) and head.build(source.labels) == value:
-            return head
-    return None
+    """The file's head that is equal to the value, the architecture's own first.
 
-
-def _below(path: str, head: HeadNames, prefix: str) -> list[Weight]:
-    return [
-        weight._replace(path=f'{path}/{weight.path}', name=weight.name.removeprefix(prefix))
-        for weight in head.weights
-    ]
+    Of its own head nothing may be missing; another's counts if the file has all of it.
+    """
+    own = list(own_heads(source).values())
+    others = [head for head in source.family.heads.values() if head not in own]
+    candidates = own + [head for head in others if _has(source, head)]
+    return next((head for head in candidates if head.build(source.labels) == value), None)
 
 
 def unknown(source: Source, unread: list[str]) -> list[str]:
@@ -160,114 +151,55 @@ def unknown(source: Source, unread: list[str]) -> list[str]:
     return [name for name in unread if name not in known]
 
 
-def family_of(model: ModelConfig, heads: Mapping[str, Any] = MappingProxyType({})) -> Family:
-    """The family whose config.json describes the model wholly and that has its heads.
-
-    BERT, where ELECTRA has the model too and no head tells them apart.
-
-    Raises:
-      ConfigError: none does; names what each of the nearest cannot say, or the head.
-    """
-    whole, near = [], []
-    for name in families.known():
-        family = families.find(name)
-        try:
-            back = family.to_model(family.to_fields(model))
-        except (ConfigError, AttributeError):  # has not what this family's have
-            continue
-        wrong = differences(model, back)
-        if wrong:
-            near.append((len(wrong), name, wrong))
-        else:
-            whole.append(family)
-    if not whole:
-        shown = '; '.join(
-            f'{name} has another {", ".join(wrong)}' for _, name, wrong in sorted(near)[:3]
-        )
-        shown = shown or ', '.join(families.known())
-        raise ConfigError(f'the model is of no family known here: {shown}')
-    fits = [family for family in whole if all(_like(family, value) for value in heads.values())]
-    family = (fits or whole)[0]
-    _architecture(family, model, heads)  # raises if it has not these heads
-    return family
-
-
-def _like(family: Family, value) -> list[HeadNames]:
-    """The family's heads that are equal to the value."""
-    labels = getattr(value, 'labels', 2)
-    return [head for head in family.heads.values() if head.build(labels) == value]
-
-
 def write_folder(
-    folder: Path, model: ModelConfig, heads: Mapping[str, Any], arrays, *, dtype: str = 'float32'
+    folder: Path,
+    model: ModelConfig,
+    heads: Mapping[str, Any],
+    arrays,
+    *,
+    dtype: str = 'float32',
+    like: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config.json and the safetensors files of a model into an existing folder.
+
+    `like` are the fields that the model came with: what they say more than its architecture (names
+    of labels, special ids, pooling) is kept.
 
     Raises:
       ConfigError: no family has the model, or no architecture its heads.
     """
-    family = family_of(model, heads)
-    architecture, chosen = _architecture(family, model, heads)
-    weights = chosen_weights(family, model, heads)
-    fields = family.to_fields(model) | dict(
-        model_type=family.model_type, architectures=[architecture], dtype=dtype
-    )
+    family, kept = _family_like(model, heads, like)
+    architecture, chosen = architectures.architecture(family, model, heads)
+    weights = architectures.chosen_weights(family, model, heads)
+    own = family.to_fields(model)
+    fields = dict(kept, vocab_size=own['vocab_size']) if kept else own
+    fields |= dict(model_type=family.model_type, architectures=[architecture], dtype=dtype)
+    fields.pop('torch_dtype', None)  # what dtype was called before transformers 5
     for name, head in chosen.items():
         if head.build(1) != head.build(2):  # else its architecture does not ask for labels
-            fields |= _label_fields(heads[name].labels)
+            fields |= _label_fields(heads[name].labels, fields)
     tensors = transfer.outgoing(weights, arrays, model.vocab)
     files.write_folder(folder, tensors.shapes, tensors.read, dtype=dtype)
     text = json.dumps(fields, indent=2, sort_keys=True) + '\n'
     (folder / CONFIG).write_text(text, encoding='utf-8')
 
 
-def _full(family: Family, architecture: str, name: str) -> str:
-    """A table's name as the architecture saves it; the names of heads are whole already."""
-    whole = {w.name for head in family.heads.values() for w in head.weights}
-    bare = architecture in (family.bare, family.encoder)
-    if bare or (name in whole and family.prefix + name not in whole):
-        return name
-    return family.prefix + name
+def _family_like(model, heads, like) -> tuple[Family, dict[str, Any]]:
+    """(family, fields to keep) of the model: those it came with if they still describe it."""
+    if like is not None:
+        family = families.of_fields(like)
+        fields = {**like, 'tie_word_embeddings': model.tied}
+        same = set(architectures.differences(family.to_model(fields), model)) <= {'vocab'}
+        if same and all(architectures.alike(family, value) for value in heads.values()):
+            return family, fields
+    return architectures.family_of(model, heads), {}
 
 
-def _label_fields(labels: int) -> dict[str, Any]:
+def _label_fields(labels: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+    if len(fields.get('id2label') or ()) == labels:
+        return {}
     names = [f'LABEL_{i}' for i in range(labels)]
     return dict(
         id2label={str(i): name for i, name in enumerate(names)},
         label2id={name: i for i, name in enumerate(names)},
     )
-
-
-def chosen_weights(family: Family, model: ModelConfig, heads: Mapping[str, Any]) -> list[Weight]:
-    """All weights of a model with these heads, by the names that its architecture saves."""
-    architecture, chosen = _architecture(family, model, heads)
-    outside = [w for w in family.weights(model) if w.outside and architecture == family.base]
-    weights = [w for w in family.weights(model) if not w.outside]
-    for name, head in chosen.items():
-        weights += _below(f'heads/{name}', head, family.prefix)
-    return [w._replace(name=_full(family, architecture, w.name)) for w in weights] + outside
-
-
-def _architecture(family: Family, model: ModelConfig, heads: Mapping[str, Any]):
-    """(architecture, {our head's name: the family's}) for exactly these heads."""
-    chosen = {}
-    for name, value in heads.items():
-        fits = _like(family, value)
-        if not fits:
-            raise ConfigError(
-                f'export: {family.model_type} has no head like {name}={value!r}; it has '
-                + ', '.join(family.heads)
-            )
-        own = [head for head in fits if head is family.heads.get(name)]
-        chosen[name] = (own or fits)[0]
-    kinds = sorted(name for name, head in family.heads.items() if head in chosen.values())
-    for architecture, names in family.together.items():
-        if sorted(names) == kinds:
-            return architecture, chosen
-    if len(chosen) > 1:
-        raise ConfigError(
-            f'export: no architecture of {family.model_type} has the heads {", ".join(kinds)} '
-            'together; name one of them with --head'
-        )
-    base = family.base if model.decoder_layers else family.encoder or family.base
-    return next((head.architecture for head in chosen.values()), base), chosen

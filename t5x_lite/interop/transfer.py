@@ -186,13 +186,19 @@ def outgoing(weights: Iterable[Weight], arrays: Mapping[str, jax.Array], vocab: 
     return Outgoing(shapes, one)
 
 
-def describe(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def describe(plan: Plan, shapes: Mapping[str, tuple[int, ...]], tensors) -> str:
     """The table of what was loaded, what is new, what was left out."""
     size = lambda paths: sum(math.prod(shapes[path]) for path in paths)
     lines = [f'loaded {len(plan.loaded)} arrays, {size(plan.loaded):,} parameters']
     if plan.fresh:
         lines.append(f'new {len(plan.fresh)} arrays, {size(plan.fresh):,} parameters:')
         lines += [f'  {path} {list(shapes[path])}' for path in plan.fresh]
+    for path, weight in plan.loaded.items():
+        over = tensors[weight.name].shape[0] - shapes[path][0] if weight.vocab else 0
+        if over > 0:
+            lines.append(
+                f'left out the last {over} rows of {weight.name}: the vocabulary has fewer'
+            )
     if plan.unread:
         lines += [f'left out {len(plan.unread)} tensors of the file:']
         lines += [f'  {name}' for name in plan.unread]

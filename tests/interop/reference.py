@@ -11,7 +11,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_lite.errors import ConfigError  # noqa: F401  for the tests of families
-from t5x_lite.interop import families, hugging_face, transfer
+from t5x_lite.interop import architectures, families, hugging_face, transfer
 from t5x_lite.model import presets, transformer
 
 REASON = "the reference is not installed: pip install '.[test-hf]'"
@@ -121,7 +121,7 @@ def compare(ours: Ours, theirs, forward, reference, classes, weights, tolerance=
 def same_gradients(ours: Ours, theirs, gradients, tolerance) -> None:
     """Every gradient beside that of the parameter of its name, by the tables that write files."""
     config = ours.source.family.to_model(ours.source.fields)
-    chosen = hugging_face.chosen_weights(ours.source.family, config, ours.heads)
+    chosen = architectures.chosen_weights(ours.source.family, config, ours.heads)
     written = transfer.outgoing(chosen, gradients, config.vocab)
     reference = {name: p.grad for name, p in theirs.named_parameters()}
     if type(theirs).__name__ == ours.source.family.bare:
@@ -143,7 +143,7 @@ def round_trip(ours: Ours, theirs, folder) -> None:
     hugging_face.write_folder(folder, config, ours.heads, ours.arrays)
     back, told = type(theirs).from_pretrained(folder, output_loading_info=True)
     assert not any(told.values()), told
-    own = hugging_face.family_of(config, ours.heads)
+    own = architectures.family_of(config, ours.heads)
     if own is ours.source.family:  # else one that describes the same model: T5 1.1 for a small mT5
         assert back.config.architectures == [type(theirs).__name__]
     expected = theirs.state_dict()
@@ -180,11 +180,11 @@ def same_presets(model_type: str, start: str | tuple[str, ...]) -> None:
         if name.startswith(start):
             model = getattr(presets, name)()
             back = own.to_model(own.to_fields(model))
-            assert hugging_face.differences(back, model) == [], name
-            assert hugging_face.family_of(model) is own, name
+            assert architectures.differences(back, model) == [], name
+            assert architectures.family_of(model) is own, name
             read = transformers.AutoConfig.for_model(model_type, **own.to_fields(model))
             again = own.to_model(read.to_dict())
-            assert hugging_face.differences(again, model) == [], name
+            assert architectures.differences(again, model) == [], name
     own.to_model(transformers.AutoConfig.for_model(model_type).to_dict())
 
 

@@ -7,7 +7,7 @@ from reference import torch, transformers
 from safetensors.numpy import load_file, save_file
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.interop import families, hugging_face
+from t5x_lite.interop import architectures, families
 from t5x_lite.model import presets
 
 SIZES = dict(
@@ -98,6 +98,6 @@ def test_what_the_model_has_not_is_refused(change):
 @pytest.mark.parametrize('name', ['bart_base', 'bart_large'])
 def test_presets_are_described_wholly(name):
     model = getattr(presets, name)()
-    family = hugging_face.family_of(model)
+    family = architectures.family_of(model)
     assert family.model_type == 'bart'
-    assert hugging_face.differences(family.to_model(family.to_fields(model)), model) == []
+    assert architectures.differences(family.to_model(family.to_fields(model)), model) == []

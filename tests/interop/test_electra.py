@@ -6,7 +6,7 @@ import pytest
 import reference
 from reference import torch, transformers
 
-from t5x_lite.interop import hugging_face
+from t5x_lite.interop import architectures
 from t5x_lite.model import presets
 
 SIZES = dict(
@@ -85,9 +85,9 @@ def test_configs_and_presets_are_the_same_in_both_notations():
 def test_heads_tell_an_electra_from_a_bert_of_its_shape(name):
     model = getattr(presets, name)()
     family = reference.family('electra')
-    assert hugging_face.differences(family.to_model(family.to_fields(model)), model) == []
+    assert architectures.differences(family.to_model(family.to_fields(model)), model) == []
     own = {'rtd': family.heads['discriminator'].build(2)}
-    assert hugging_face.family_of(model, own).model_type == 'electra'
-    assert hugging_face.family_of(model).model_type == 'bert'
+    assert architectures.family_of(model, own).model_type == 'electra'
+    assert architectures.family_of(model).model_type == 'bert'
     shared = {'mlm': family.heads['mlm'].build(2)}
-    assert hugging_face.family_of(model, shared).model_type == 'bert'
+    assert architectures.family_of(model, shared).model_type == 'bert'

@@ -11,7 +11,7 @@ import test_files
 from safetensors.numpy import load_file, save_file
 
 from t5x_lite.errors import ConfigError, RunError
-from t5x_lite.interop import exchange, hugging_face
+from t5x_lite.interop import architectures, exchange, hugging_face
 from t5x_lite.model.heads import ClassifierHead, SentenceHead
 
 WEIGHTS, CONFIG = 'model.safetensors', 'config.json'
@@ -184,7 +184,7 @@ def test_heads_that_no_architecture_has_are_named(bert):
     model = hugging_face.open_folder(bert)
     model = model.family.to_model(model.fields)
     with pytest.raises(ConfigError, match='bert has no head like rank=ClassifierHead'):
-        hugging_face.family_of(model, {'rank': ClassifierHead(labels=3, norm=True)})
+        architectures.family_of(model, {'rank': ClassifierHead(labels=3, norm=True)})
     heads = {'sentence': SentenceHead(), 'nsp': ClassifierHead(labels=2)}
     with pytest.raises(ConfigError, match='no architecture of bert has the heads nsp, sentence'):
-        hugging_face.family_of(model, heads)
+        architectures.family_of(model, heads)

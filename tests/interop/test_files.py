@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from reference import torch, transformers
 from safetensors.numpy import load_file, save_file
 
-from t5x_lite.interop import files, hugging_face, transfer
+from t5x_lite.interop import architectures, files, hugging_face, transfer
 from t5x_lite.model import transformer
 from t5x_lite.warm_start import from_hf
 
@@ -119,7 +119,7 @@ def test_shards_are_read_by_their_index(saved, tmp_path):
 def test_what_we_write_in_shards_is_read_by_both(saved, tmp_path):
     _, _, theirs, ours = saved
     config = ours.source.family.to_model(ours.source.fields)
-    weights = hugging_face.chosen_weights(ours.source.family, config, ours.heads)
+    weights = architectures.chosen_weights(ours.source.family, config, ours.heads)
     tensors = transfer.outgoing(weights, ours.arrays, config.vocab)
     files.write_folder(tmp_path, tensors.shapes, tensors.read, shard=8000)
     theirs.config.save_pretrained(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 import reference
 from reference import torch, transformers
 
-from t5x_lite.interop import hugging_face
+from t5x_lite.interop import architectures
 from t5x_lite.model import presets
 
 SIZES = dict(
@@ -52,11 +52,11 @@ def test_configs_and_presets_are_the_same_in_both_notations():
 
 
 def test_a_head_size_may_be_said_or_left_out():
-    assert hugging_face.family_of(presets.gpt3_small()).model_type == 'gpt2'
+    assert architectures.family_of(presets.gpt3_small()).model_type == 'gpt2'
     with pytest.raises(reference.ConfigError, match='gpt2 has another head_size'):
-        hugging_face.family_of(presets.gpt2_small(head_size=48))
+        architectures.family_of(presets.gpt2_small(head_size=48))
     with pytest.raises(reference.ConfigError, match='of no family known here: bart, bert, electra'):
-        hugging_face.family_of(presets.gpt3_xl())  # 24 heads of 128 on a width of 2048
+        architectures.family_of(presets.gpt3_xl())  # 24 heads of 128 on a width of 2048
 
 
 def test_a_width_of_its_own_and_unscaled_scores_are_read_and_others_refused():

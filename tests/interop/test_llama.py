@@ -7,7 +7,7 @@ import reference
 from reference import torch, transformers
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.interop import families, hugging_face
+from t5x_lite.interop import architectures, families
 from t5x_lite.model import presets
 from t5x_lite.model.config import Local
 from t5x_lite.model.positions import Llama3Scaling, Rope
@@ -128,11 +128,11 @@ CASES |= {name: 'llama' for name in presets.__all__ if name.startswith('llama')}
 @pytest.mark.parametrize('name', CASES)
 def test_presets_are_described_wholly(name):
     model = getattr(presets, name)()
-    family = hugging_face.family_of(model)
+    family = architectures.family_of(model)
     assert family.model_type == CASES[name]
-    assert hugging_face.differences(family.to_model(family.to_fields(model)), model) == []
+    assert architectures.differences(family.to_model(family.to_fields(model)), model) == []
 
 
 def test_a_window_makes_a_mistral():
     model = presets.llama3_8b(local=Local(reach=4095))
-    assert hugging_face.family_of(model).model_type == 'mistral'
+    assert architectures.family_of(model).model_type == 'mistral'

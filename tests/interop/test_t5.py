@@ -8,7 +8,7 @@ import reference
 from reference import torch, transformers
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.interop import families, hugging_face
+from t5x_lite.interop import architectures, families
 from t5x_lite.model import presets
 
 SIZES = dict(
@@ -146,7 +146,7 @@ def test_tied_and_scaled_are_known_from_old_files_and_new_ones(tmp_path):
     old = json.loads(file.read_text()) | dict(tie_word_embeddings=False)
     del old['scale_decoder_outputs']
     file.write_text(json.dumps(old))
-    assert hugging_face.differences(config_of(reference.load(tmp_path / 'own')), found) == []
+    assert architectures.differences(config_of(reference.load(tmp_path / 'own')), found) == []
     _, ours = make('t5 1.0', 'ForConditionalGeneration', tmp_path / 'first')
     found = config_of(ours)
     assert found.tied and found.scale_logits
@@ -170,8 +170,8 @@ def test_the_tied_copy_of_old_files_is_no_stranger(tmp_path):
 @pytest.mark.parametrize('name', [n for n in presets.__all__ if 't5' in n])
 def test_presets_are_described_wholly(name):
     model = getattr(presets, name)()
-    family = hugging_face.family_of(model)
+    family = architectures.family_of(model)
     assert family.model_type == {'mt5': 'mt5', 'umt5': 'umt5'}.get(name.split('_')[0], 't5')
     for kind in {family.model_type, 'umt5' if name.startswith('u') else 't5'}:
         family = families.find(kind)
-        assert hugging_face.differences(family.to_model(family.to_fields(model)), model) == []
+        assert architectures.differences(family.to_model(family.to_fields(model)), model) == []

@@ -26,9 +26,14 @@ def find(model_type: str) -> Family:
 
 
 def of_fields(fields: Mapping[str, Any]) -> Family:
-    """The family of a config.json; ConfigError if it does not say."""
+    """The family of a config.json; ConfigError if it does not say, or not in the usual form."""
     if not isinstance(fields.get('model_type'), str):
         raise ConfigError(
             'config.json: model_type is missing; add it, one of ' + ', '.join(known())
         )
+    shapes = {'architectures': list, 'id2label': dict, 'num_labels': int}
+    for name, kind in shapes.items():
+        value = fields.get(name)
+        if value is not None and type(value) is not kind:
+            raise ConfigError(f'config.json: {name}={value!r} must be of type {kind.__name__}')
     return find(fields['model_type'])

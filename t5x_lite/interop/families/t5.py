@@ -73,6 +73,7 @@ def to_fields(model: ModelConfig) -> dict[str, Any]:
         layer_norm_epsilon=model.norm.eps,
         feed_forward_proj=gate + ('gelu' if model.gated and name == 'gelu_new' else name),
         dense_act_fn=name,
+        **f.special_ids(model, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1),
         is_gated_act=model.gated,
         tie_word_embeddings=model.tied,
         scale_decoder_outputs=model.scale_logits,

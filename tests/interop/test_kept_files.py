@@ -9,7 +9,7 @@ import seqio
 
 from t5x_lite.data import hf_vocabulary, train_tokenizer, vocabularies
 from t5x_lite.errors import ConfigError
-from t5x_lite.interop import vocabulary_files
+from t5x_lite.interop import kept_files
 
 TEXT = 'It was the best of times, naïve — 东京 <extra_id_3> [MASK]\nEnd.'
 
@@ -47,7 +47,7 @@ def test_what_is_written_reads_back_with_the_same_ids(kind, tmp_path):
     (tmp_path / 'own').mkdir()
     vocabulary, folder = KINDS[kind](tmp_path / 'own'), tmp_path / 'files'
     folder.mkdir()
-    names = vocabulary_files.write(experiment_on(vocabulary), folder)
+    names = kept_files.write(experiment_on(vocabulary), folder)
     assert names and all((folder / name).stat().st_size for name in names)
     back = hf_vocabulary.from_folder(folder)
     assert back.encode(TEXT) == vocabulary.encode(TEXT)
@@ -61,4 +61,4 @@ def test_a_vocabulary_without_files_is_named(tmp_path):
     with pytest.raises(
         ConfigError, match="mixture 'exported': a PassThroughVocabulary has no files"
     ):
-        vocabulary_files.write(experiment, tmp_path)
+        kept_files.write(experiment, tmp_path)
