@@ -12,7 +12,7 @@ import numpy as np
 import tensorstore
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.interop import hugging_face, transfer
+from t5x_lite.interop import architectures, transfer
 from t5x_lite.interop.files import Tensor
 from t5x_lite.interop.names import Weight
 from t5x_lite.model.config import ModelConfig
@@ -146,7 +146,7 @@ def plan(folder: str | Path, model: ModelConfig, shapes) -> tuple[transfer.Plan,
       ConfigError: a model that is no T5, an array that is missing or does not fit.
     """
     try:
-        kind = hugging_face.family_of(model).model_type
+        kind = architectures.family_of(model).model_type
     except ConfigError as error:
         raise ConfigError(f'{folder}: T5X has T5 only, but {error}') from error
     if kind not in FAMILIES:

@@ -86,7 +86,7 @@ def test_heads_tell_an_electra_from_a_bert_of_its_shape(name):
     model = getattr(presets, name)()
     family = reference.family('electra')
     assert architectures.differences(family.to_model(family.to_fields(model)), model) == []
-    own = {'rtd': family.heads['discriminator'].build(2)}
+    own = {'discriminator': family.heads['discriminator'].build(2)}
     assert architectures.family_of(model, own).model_type == 'electra'
     assert architectures.family_of(model).model_type == 'bert'
     shared = {'mlm': family.heads['mlm'].build(2)}

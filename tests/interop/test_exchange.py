@@ -42,7 +42,7 @@ def test_a_folder_comes_back_from_a_run_bit_for_bit(kind, tmp_path):
     told = exchange.import_folder(tmp_path / 'source', tmp_path / 'run')
     assert 'loaded' in told and 'new' not in told
     told = exchange.export_run(tmp_path / 'run', tmp_path / 'back')
-    assert told.startswith('step 0 of ') and told.endswith('tokenizer: tokenizer.json')
+    assert told.startswith('step 0 of ') and told.endswith('tokenizer files: tokenizer.json')
     assert (tmp_path / 'back' / 'tokenizer.json').read_text() == '{}'
     expected, found = (
         load_file(tmp_path / 'source' / WEIGHTS),
@@ -79,9 +79,20 @@ def truncated(folder: Path):
 
 
 def index(weight_map):
-    return lambda folder: (folder / 'model.safetensors.index.json').write_text(
-        json.dumps(dict(weight_map=weight_map))
-    )
+    def damage(folder):
+        text = json.dumps(dict(weight_map=weight_map))
+        (folder / 'model.safetensors.index.json').write_text(text)
+        (folder / WEIGHTS).unlink()
+
+    return damage
+
+
+def tokenizer(**files):
+    def damage(folder):
+        for name, text in files.items():
+            (folder / name.replace('_json', '.json').replace('_txt', '.txt')).write_text(text)
+
+    return damage
 
 
 BAD = {  # what is done to a folder, and the message
@@ -112,6 +123,23 @@ BAD = {  # what is done to a folder, and the message
         r'pytorch_model.bin: is not read, since unpickling runs code; .*save_pretrained',
     ),
     'no weights': (lambda f: (f / WEIGHTS).unlink(), 'must hold model.safetensors or'),
+    'architectures that are no list': (config(architectures=7), 'architectures=7 must be of type'),
+    'sizes of another type': (
+        config(hidden_act=[]),
+        'a field of another type than a bert',
+    ),
+    'half of a head': (
+        tensors(lambda x: x.pop('cls.predictions.transform.dense.bias')),
+        'cls.predictions.transform.dense.bias is missing',
+    ),
+    'more ids than rows': (
+        tokenizer(vocab_txt='\n'.join(map(str, range(500)))),
+        'its tokenizer has 500 ids, but the embedding has',
+    ),
+    'a tokenizer without pieces': (
+        tokenizer(tokenizer_config_json='{}'),
+        'has tokenizer_config.json, but none of tokenizer.json, vocab.txt',
+    ),
     'absent shard': (index({'a': 'model-7.safetensors'}), 'names model-7.safetensors, which must'),
     'empty index': (index({}), 'names no files at all'),
     'bad index': (index([1]), 'weight_map must be an object'),
@@ -163,7 +191,7 @@ def test_a_folder_that_has_something_is_never_touched(source, tmp_path):
 def test_an_empty_folder_may_be_there(source, tmp_path):
     (tmp_path / 'run').mkdir()
     exchange.import_folder(source, tmp_path / 'run')
-    assert (tmp_path / 'run' / exchange.MODEL).is_file()
+    assert (tmp_path / 'run' / exchange.IMPORTED).is_file()
 
 
 def test_an_export_that_fails_leaves_nothing(source, tmp_path):
@@ -186,5 +214,106 @@ def test_heads_that_no_architecture_has_are_named(bert):
     with pytest.raises(ConfigError, match='bert has no head like rank=ClassifierHead'):
         architectures.family_of(model, {'rank': ClassifierHead(labels=3, norm=True)})
     heads = {'sentence': SentenceHead(), 'nsp': ClassifierHead(labels=2)}
-    with pytest.raises(ConfigError, match='no architecture of bert has the heads nsp, sentence'):
+    with pytest.raises(
+        ConfigError,
+        match='no architecture of bert has the heads sentence, nsp together; choose one',
+    ):
         architectures.family_of(model, heads)
+
+
+def test_what_config_json_says_beside_the_architecture_comes_back(bert, tmp_path):
+    source = tmp_path / 'source'
+    theirs = reference.transformers.BertForSequenceClassification(
+        reference.transformers.BertConfig(
+            vocab_size=99,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=24,
+            pad_token_id=5,
+            id2label={0: 'neg', 1: 'pos'},
+        )
+    )
+    reference.save(theirs, source)
+    exchange.import_folder(source, tmp_path / 'run')
+    exchange.export_run(tmp_path / 'run', tmp_path / 'back')
+    before, after = (json.loads((f / CONFIG).read_text()) for f in (source, tmp_path / 'back'))
+    assert after == before
+
+
+def test_an_exported_t5_computes_a_loss_in_transformers(tmp_path):
+    config = reference.transformers.T5Config(
+        vocab_size=99,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+    )
+    theirs = reference.save(
+        reference.transformers.T5ForConditionalGeneration(config), tmp_path / 'source'
+    )
+    exchange.import_folder(tmp_path / 'source', tmp_path / 'run')
+    exchange.export_run(tmp_path / 'run', tmp_path / 'back')
+    ours = reference.load(tmp_path / 'source')
+    folder = tmp_path / 'without'
+    folder.mkdir()
+    model = hugging_face.model_of(ours.source)
+    hugging_face.write_folder(folder, model, {}, ours.arrays)  # no config.json to begin with
+    ids = reference.torch.tensor(reference.tokens(99)[0])
+    expected = theirs(input_ids=ids, labels=ids).loss
+    for back in (tmp_path / 'back', folder):
+        again = type(theirs).from_pretrained(back).eval()
+        assert reference.torch.equal(again(input_ids=ids, labels=ids).loss, expected)
+
+
+def test_an_untied_model_without_its_output_matrix_is_refused(tmp_path):
+    config = reference.transformers.LlamaConfig(
+        vocab_size=99,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        tie_word_embeddings=False,
+    )
+    reference.save(reference.transformers.LlamaForCausalLM(config), tmp_path / 'source')
+    tensors(lambda found: found.pop('lm_head.weight'))(tmp_path / 'source')
+    with pytest.raises(ConfigError, match='lm_head.weight is missing'):
+        exchange.import_folder(tmp_path / 'source', tmp_path / 'run')
+
+
+def test_heads_are_chosen_and_called_by_what_the_family_calls_them(bert, tmp_path):
+    exchange.import_folder(bert, tmp_path / 'run')
+    exchange.export_run(tmp_path / 'run', tmp_path / 'trunk', heads=['none'])
+    assert json.loads((tmp_path / 'trunk' / CONFIG).read_text())['architectures'] == ['BertModel']
+    with pytest.raises(ConfigError, match='--head mlmm: the run has no such head; nearest: mlm'):
+        exchange.export_run(tmp_path / 'run', tmp_path / 'back', heads=['mlmm'])
+    model = hugging_face.model_of(hugging_face.open_folder(bert))
+    with pytest.raises(ConfigError, match='cola=.* may be nsp or classifier of bert; say which'):
+        architectures.family_of(model, {'cola': ClassifierHead(labels=2)})
+    assert exchange.chosen_heads({'cola': 1, 'mlm': 2}, ['cola=classifier']) == {
+        'cola': 'classifier'
+    }
+
+
+def test_an_imported_folder_is_no_run_to_go_on_with(bert, tmp_path):
+    import fixtures
+
+    from t5x_lite import run
+
+    exchange.import_folder(bert, tmp_path / 'run')
+    with pytest.raises(ConfigError, match='holds an imported model; name another folder'):
+        run.claim(tmp_path / 'run', fixtures.experiment('mlm'), 'x')
+    with pytest.raises(ConfigError, match='is an imported model, that has no data'):
+        run.check_trained(tmp_path / 'run')
+    (tmp_path / 'run' / 'model.py').write_text('half')
+    with pytest.raises(ConfigError, match='model.py: is damaged'):
+        exchange.export_run(tmp_path / 'run', tmp_path / 'back')
+
+
+def test_a_folder_below_a_file_is_one_message(bert, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ConfigError, match='name a folder to write to'):
+        exchange.import_folder(bert, tmp_path / 'file' / 'run')
