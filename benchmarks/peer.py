@@ -69,7 +69,7 @@ def _bert(config: ModelConfig):
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
             max_position_embeddings=config.positions.length,
-            type_vocab_size=1,
+            type_vocab_size=max(1, config.types),
             layer_norm_eps=config.norm.eps,
         )
     )
