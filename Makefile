@@ -30,13 +30,13 @@ smoke: $(VENV)/.data
 	$(BIN)/t5x-lite train configs/smoke/clm.gin --run runs/smoke
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not all'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not all'
 
 test-hf: $(VENV)/.test-hf
 	$(BIN)/python -m pytest tests/interop
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ DATA = [
     'importlib_resources',  # TFDS 4.9.10 needs it for builders of others and does not say so
 ]
 HF = ['safetensors', 'tokenizers>=0.21']
-TEST = ['pytest', 'pytest-timeout', 'ruff']
+TEST = ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff']
 
 setup(
     name='t5x_lite',

@@ -108,6 +108,11 @@ class Experiment:
             self._check_views(name, stream)
             self._check_rows(name, stream)
             self._check_lengths(name, stream)
+        if all(stream.weight == 0 for stream in self.streams.values()):
+            raise ConfigError(
+                f'Experiment: all weights are 0, of streams {", ".join(self.streams)}; nothing '
+                'would be learned; give one of them a weight above 0'
+            )
         self.heads  # noqa: B018  two terms of one name must agree on their head
         self._check_rules()
         self._check_best()
@@ -200,14 +205,16 @@ class Experiment:
 
     @property
     def heads(self) -> dict[str, Any]:
-        """All heads of all terms by term name; streams that name the same term share its head."""
+        """Heads of terms by term name, and parts by name; streams that name the same share it."""
         heads = {}
         for stream in self.streams.values():
-            for name, term in stream.objective.terms.items():
-                if heads.setdefault(name, term.head) != term.head:
+            objective = stream.objective
+            own = {name: term.head for name, term in objective.terms.items()}
+            for name, head in [*own.items(), *objective.parts.items()]:
+                if heads.setdefault(name, head) != head:
                     raise ConfigError(
-                        f"Experiment: two terms named '{name}' have different heads, "
-                        f'{heads[name]} and {term.head}; give one of them another name'
+                        f"Experiment: two terms or parts named '{name}' have different heads, "
+                        f'{heads[name]} and {head}; give one of them another name'
                     )
         return {name: head for name, head in heads.items() if head is not None}
 

@@ -34,8 +34,11 @@ class Converter(Protocol):
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape of one row and dtype of every array of a batch, without any data."""
 
-    def cutter(self, lengths: Mapping[str, int], vocabulary) -> Any:
-        """A `data.packing.Cutter`: examples in, fixed-size rows out, with a position to save."""
+    def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> Any:
+        """A `data.packing.Cutter`: examples in, fixed-size rows out, with a position to save.
+
+        `seed`, integers of 0 or more, is for cutters that draw (`data.randomness.uniforms`).
+        """
 
     def draws(self, lengths: Mapping[str, int]) -> int:
         """How many uniform numbers a row needs."""
@@ -70,15 +73,25 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What we do with a text: converter (to batches), forward (a path through the model), terms."""
+    """What we do with a text: converter (to batches), forward (a path through the model), terms.
+
+    `parts` are modules beside the trunk that the forward runs through, such as a generator: values
+    with `build(config, rngs)` by the name under which the forward finds them in `model.heads`.
+    """
 
     converter: Converter
     forward: Callable[..., Outputs]
     terms: Mapping[str, Term] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.terms:
             raise ConfigError('Objective: terms={} must name at least one Term(loss=...)')
+        if all(term.weight == 0 for term in self.terms.values()):
+            raise ConfigError(
+                f'Objective: all weights are 0, of {", ".join(self.terms)}; nothing would be '
+                'learned; give one of them a weight above 0'
+            )
 
     def prefixes(self, stream: str) -> dict[str, str]:
         """What a term's metrics begin with: the stream, and the term where there are several."""

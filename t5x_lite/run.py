@@ -24,15 +24,15 @@ def claim(folder: Path, experiment: Experiment, name: str) -> None:
     Raises:
       ConfigError: the folder belongs to another experiment, or cannot be written.
     """
-    if (folder / IMPORTED).exists():
-        raise ConfigError(
-            f'--run {folder} holds an imported model; name another folder, and begin with these '
-            f'weights by init=from_checkpoint({str(folder)!r})'
-        )
     source = printing.source(experiment)
     path = folder / 'experiment.py'
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / IMPORTED).exists():
+            raise ConfigError(
+                f'--run {folder} holds an imported model; name another folder, and begin with '
+                f'these weights by init=from_checkpoint({str(folder)!r})'
+            )
         if path.exists():
             _check_owner(folder, path.read_text(encoding='utf-8'), experiment)
         _write(path, source)

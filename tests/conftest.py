@@ -4,6 +4,8 @@
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Small models: XLA's costly passes take longer than they save. `make smoke` runs with them.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )

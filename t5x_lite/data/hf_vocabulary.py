@@ -7,6 +7,7 @@ from pathlib import Path
 import seqio
 
 from t5x_lite.data import hf_files, vocabularies
+from t5x_lite.data.sentencepiece_vocabulary import SentencePiece
 from t5x_lite.data.tokenizer_vocabulary import TokenizerVocabulary
 from t5x_lite.errors import ConfigError
 
@@ -197,7 +198,7 @@ def _sentencepiece(path: Path, settings: hf_files.Settings) -> seqio.SentencePie
         )
     named = 'tokenizer_class' in settings.options
     extra_ids = _sentinels(settings, _SENTINELS_OF_T5 if named and kind == 'T5Tokenizer' else 0)
-    vocabulary = seqio.SentencePieceVocabulary(str(path), extra_ids=extra_ids)
+    vocabulary = SentencePiece(str(path), extra_ids=extra_ids)
     try:
         vocabulary.vocab_size  # noqa: B018  loads the file
     except Exception as error:  # TensorFlow's and SentencePiece's own, by what is wrong

@@ -17,7 +17,7 @@ from t5x_lite.errors import ConfigError
 # A snapshot holds what tf.data has read ahead: some 10 MB, half a second of a thread's time.
 SNAPSHOT_EVERY = 100
 AHEAD = 4  # batches kept ready
-PIECES = 1  # tells the random numbers of documents from those of rows
+PIECES, CUTTER = 1, 2  # tell the random numbers of documents and cutters from those of rows
 PATIENCE = 100_000  # examples in a row that may all be too short for a row
 
 
@@ -30,7 +30,7 @@ class ShardBatches:
     def __init__(self, examples, converter, lengths, vocabulary, rows: int, seed: Sequence[int]):
         self._examples, self._converter = examples, converter
         self._lengths, self._vocabulary = lengths, vocabulary
-        self._cutter = converter.cutter(lengths, vocabulary)
+        self._cutter = converter.cutter(lengths, vocabulary, (*seed, CUTTER))
         self._rows, self._seed = rows, tuple(seed)
         self._row = self._document = 0
         self._ended = False

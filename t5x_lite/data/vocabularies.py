@@ -100,11 +100,9 @@ def bundled() -> seqio.SentencePieceVocabulary:
 
     It loses nothing but U+2581, SentencePiece's mark for a space, which decodes as a space.
     """
-    import seqio
+    from t5x_lite.data.sentencepiece_vocabulary import SentencePiece
 
-    return seqio.SentencePieceVocabulary(
-        str(corpora.CORPUS_EN_PD / 'vocabulary.model'), extra_ids=SENTINELS
-    )
+    return SentencePiece(str(corpora.CORPUS_EN_PD / 'vocabulary.model'), extra_ids=SENTINELS)
 
 
 def describe(vocabulary: seqio.Vocabulary) -> VocabularyInfo:

@@ -41,7 +41,7 @@ class CausalLM:
             'decoder_positions': (shape, np.int32),
         }
 
-    def cutter(self, lengths: Mapping[str, int], vocabulary) -> packing.Cutter:
+    def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Concatenate(lengths['targets'], eos=vocabulary.eos, separate=self.separate)
 
     def draws(self, lengths: Mapping[str, int]) -> int:

@@ -31,7 +31,7 @@ class Sentences:
         names = ('encoder_input_tokens', 'encoder_segment_ids', 'encoder_positions')
         return {name: ((lengths['targets'],), np.int32) for name in names}
 
-    def cutter(self, lengths: Mapping[str, int], vocabulary) -> packing.Cutter:
+    def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Sentences(lengths['targets'] - 2, vocabulary)
 
     def draws(self, lengths: Mapping[str, int]) -> int:
@@ -50,7 +50,7 @@ class Sentences:
 class MaskedSentences(MaskedLM):
     """Masked LM's corruption on rows `[CLS] sentence [SEP]`."""
 
-    def cutter(self, lengths: Mapping[str, int], vocabulary) -> packing.Cutter:
+    def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Sentences(lengths['targets'] - 2, vocabulary)
 
 

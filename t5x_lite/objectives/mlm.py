@@ -60,7 +60,7 @@ class MaskedLM:
             'encoder_positions': (shape, np.int32),
         }
 
-    def cutter(self, lengths: Mapping[str, int], vocabulary) -> packing.Cutter:
+    def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Chunks(lengths['targets'] - 2)
 
     def draws(self, lengths: Mapping[str, int]) -> int:

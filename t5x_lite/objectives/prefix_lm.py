@@ -42,7 +42,7 @@ class PrefixLM:
             'decoder_positions': (shape, np.int32),
         }
 
-    def cutter(self, lengths: Mapping[str, int], vocabulary) -> packing.Cutter:
+    def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Chunks(lengths['targets'] - 1, min_tokens=2)
 
     def draws(self, lengths: Mapping[str, int]) -> int:
@@ -83,7 +83,7 @@ class PrefixSeq2Seq:
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
         return packing.seq2seq_spec(lengths['inputs'], lengths['targets'])
 
-    def cutter(self, lengths: Mapping[str, int], vocabulary) -> packing.Cutter:
+    def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Chunks(min(lengths['inputs'], lengths['targets']) - 1, min_tokens=2)
 
     def draws(self, lengths: Mapping[str, int]) -> int:

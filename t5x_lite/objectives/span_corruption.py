@@ -79,7 +79,7 @@ class SpanCorruption:
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
         return packing.seq2seq_spec(lengths['inputs'], lengths['targets'])
 
-    def cutter(self, lengths: Mapping[str, int], vocabulary) -> packing.Cutter:
+    def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Concatenate(self._raw(lengths)[0], eos=None, separate=False, min_tokens=2)
 
     def draws(self, lengths: Mapping[str, int]) -> int:

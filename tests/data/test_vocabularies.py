@@ -1,6 +1,7 @@
 """Vocabularies: lossless, exact in bytes, ids found by name, remade by their command."""
 # SPDX-License-Identifier: Apache-2.0
 
+import itertools
 import json
 import lzma
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import seqio
+import tensorflow as tf
 
 from t5x_lite.data import corpora, train_vocabulary, vocabularies
 from t5x_lite.errors import ConfigError
@@ -111,6 +113,16 @@ def test_sentinels_are_found_by_name_in_either_order(vocabulary):
     ascending = seqio.SentencePieceVocabulary(file, extra_ids=3, reverse_extra_ids=False)
     assert vocabularies.describe(ascending).sentinels == (8064, 8065, 8066)
     assert vocabularies.describe(seqio.SentencePieceVocabulary(file)).sentinels == ()
+
+
+def test_texts_in_a_dataset_have_the_ids_that_seqio_gives(vocabulary):
+    plain = seqio.SentencePieceVocabulary(vocabulary.sentencepiece_model_file, extra_ids=128)
+    texts = [*ODD_TEXTS, *itertools.islice(validation_texts(), 20)]
+    dataset = tf.data.Dataset.from_tensor_slices(texts).map(vocabulary.encode_tf)
+    assert [ids.tolist() for ids in dataset.as_numpy_iterator()] == [plain.encode(t) for t in texts]
+    together = vocabulary.encode_tf(tf.constant(texts[:3])).to_list()
+    assert together == [plain.encode(text) for text in texts[:3]]
+    assert vocabulary == plain
 
 
 def test_other_vocabularies_are_refused():
