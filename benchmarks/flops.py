@@ -8,8 +8,9 @@ from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment, Stream
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.heads import MaskedLMHead
-from t5x_lite.objective import Term, encode_twice
-from t5x_lite.objectives.losses import ContrastiveLoss, TokenLoss
+from t5x_lite.objective import Term, encode_twice, encode_twice_layers
+from t5x_lite.objectives.losses import TokenLoss
+from t5x_lite.objectives.similarity import ContrastiveLoss
 
 
 def train_step_flops(experiment: Experiment) -> int:
@@ -21,7 +22,7 @@ def forward_flops(config: ModelConfig, stream: Stream) -> int:
     """FLOPs of a stream's forward pass with its losses, for one global batch."""
     objective, spec = stream.objective, stream.spec()
     lengths = {side: spec[f'{side}_input_tokens'][0][1] for side in objective.forward.needs}
-    views = 2 if objective.forward is encode_twice else 1
+    views = 2 if objective.forward in (encode_twice, encode_twice_layers) else 1
     rows, total = views * stream.batch_size, 0
     for side, length in lengths.items():
         memory = lengths['encoder'] if side == 'decoder' and 'encoder' in lengths else None

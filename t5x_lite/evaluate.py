@@ -14,7 +14,7 @@ from t5x_lite.data import loader, seqio_source
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.metrics import Mean
 from t5x_lite.objective import Batch
-from t5x_lite.objectives import contrastive, losses
+from t5x_lite.objectives import contrastive, similarity
 
 # `open` imports what runs the model (and with it Flax): reading a config stays fast.
 
@@ -224,7 +224,7 @@ class EmbedEval:
     every: int = 500
     split: str = 'validation'
     pairs: int = 512
-    pool: Callable = losses.pool_cls
+    pool: Callable = similarity.pool_cls
     length: int = 64
 
     def check(self, experiment) -> None:
@@ -242,11 +242,15 @@ class EmbedEval:
         from t5x_lite import step
 
         model_of_params = step.model_of(experiment)
+        layers = similarity.every_layer(self.pool)
+        forward = objective.encode_layers if layers else objective.encode
 
         @jax.jit
         def embed(params, batch):
-            hidden = objective.encode(model_of_params(params), batch)['encoder_hidden']
-            return losses.normalise_rows(self.pool(hidden, batch['encoder_segment_ids'] > 0))
+            outputs = forward(model_of_params(params), batch)
+            mask_BxL = batch['encoder_segment_ids'] > 0
+            pooled = similarity.pooled(self.pool, outputs, 'encoder_hidden', mask_BxL)
+            return similarity.normalise_rows(pooled)
 
         def evaluate(params):
             queries, matches = (

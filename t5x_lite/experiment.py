@@ -136,7 +136,8 @@ class Experiment:
                 f"Stream '{name}': its two views of a row differ by dropout alone, but "
                 'model.dropout=0.0; set model.dropout=0.1'
             )
-        if stream.batch_size == 1 and all(t.batchwide for t in objective.terms.values()):
+        lonely = lambda term: term.batchwide and not term.loss.own_negatives
+        if stream.batch_size == 1 and all(map(lonely, objective.terms.values())):
             raise ConfigError(
                 f"Stream '{name}': batch_size=1 leaves no other row as a negative; try 64"
             )
@@ -174,13 +175,6 @@ class Experiment:
                 f'{self.microbatches} and data_shards={self.data_shards}; '
                 f'try {_multiples(stream.batch_size, parts)}'
             )
-        if self.microbatches > 1:
-            for term, value in stream.objective.terms.items():
-                if value.batchwide:
-                    raise ConfigError(
-                        f"Stream '{name}': term '{term}' takes its negatives from the whole batch, "
-                        f'which microbatches={self.microbatches} would cut; set microbatches=1'
-                    )
 
     def _check_lengths(self, name: str, stream: Stream) -> None:
         longest = self.model.positions.max_length

@@ -53,6 +53,21 @@ class Loss(Protocol):
     def __call__(self, model, head, outputs: Outputs, batch: Batch) -> dict[str, Mean]: ...
 
 
+class BatchwideLoss(Protocol):
+    """A loss in which rows of a batch meet, in two halves, so that microbatches can be joined.
+
+    `own_negatives` says that a row alone has something to be told from.
+    """
+
+    own_negatives: bool
+
+    def embed(self, model, head, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
+        """What other rows will see of each row: float arrays [b, ...]."""
+
+    def compare(self, model, head, vectors, batch: Batch) -> dict[str, Mean]:
+        """The means, as of `Loss`, over the vectors [B, ...] of the whole batch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Term:
     """One loss of an objective: its weight (a float or a schedule of the step) and its head.
@@ -61,7 +76,7 @@ class Term:
     `batchwide` says that examples of a batch enter each other's loss (in-batch negatives).
     """
 
-    loss: Loss
+    loss: Loss | BatchwideLoss
     weight: float | Schedule = 1.0
     head: Callable | None = None
     batchwide: bool = False
@@ -69,6 +84,12 @@ class Term:
     def __post_init__(self):
         if not callable(self.weight) and self.weight < 0:
             raise ConfigError(f'Term: weight={self.weight} must be 0 or more; use 0 to switch off')
+        missing = [name for name in ('embed', 'compare') if not hasattr(self.loss, name)]
+        if self.batchwide and missing:
+            raise ConfigError(
+                f'Term: batchwide=True needs a loss in two halves, embed and compare, but '
+                f'{type(self.loss).__name__} has no {missing[0]}; see objective.BatchwideLoss'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +120,30 @@ class Objective:
 
     def means(self, model, batch: Batch, key=None) -> dict[str, dict[str, Mean]]:
         """Every term's means over one forward: {term: {'loss': Mean, ...}}; dropout if key."""
+        means, vectors = self.apart(model, batch, key)
+        return means | self.together(model, vectors, batch)
+
+    def apart(self, model, batch: Batch, key=None) -> tuple[dict, dict]:
+        """One forward: the means of terms that look at each row by itself, others' vectors."""
         outputs = self.forward(model, batch, key)
+        means, vectors = {}, {}
+        for name, term in self.terms.items():
+            args = model, self._head(model, name), outputs, batch
+            if term.batchwide:
+                vectors[name] = term.loss.embed(*args)
+            else:
+                means[name] = term.loss(*args)
+        return means, vectors
+
+    def together(self, model, vectors, batch: Batch) -> dict[str, dict[str, Mean]]:
+        """The means of the batchwide terms, from the vectors of the whole batch."""
         return {
-            name: term.loss(model, model.heads[name] if term.head else None, outputs, batch)
-            for name, term in self.terms.items()
+            name: self.terms[name].loss.compare(model, self._head(model, name), found, batch)
+            for name, found in vectors.items()
         }
+
+    def _head(self, model, name: str):
+        return model.heads[name] if self.terms[name].head else None
 
 
 def needs(*stacks: str, dropout: bool = False):
@@ -119,17 +159,34 @@ def needs(*stacks: str, dropout: bool = False):
     return mark
 
 
+def encode_side(model, batch: Batch, side: str, key=None, every_layer=False) -> Outputs:
+    """One pass of one side's tokens through the encoder: `{side}_hidden` [B, L, D].
+
+    With `every_layer` also `{side}_layers` [N, B, L, D], hidden states of all layers.
+    """
+    hidden = model.encode(
+        batch[f'{side}_input_tokens'],
+        segments=batch[f'{side}_segment_ids'],
+        positions=batch[f'{side}_positions'],
+        types=batch.get('token_type_ids'),
+        key=key,
+        every_layer=every_layer,
+    )
+    if every_layer:
+        return {f'{side}_hidden': hidden[-1], f'{side}_layers': hidden}
+    return {f'{side}_hidden': hidden}
+
+
 @needs('encoder')
 def encode(model, batch: Batch, key=None) -> Outputs:
     """One pass through the encoder: `encoder_hidden` [B, L, D]."""
-    hidden_BxLxD = model.encode(
-        batch['encoder_input_tokens'],
-        segments=batch['encoder_segment_ids'],
-        positions=batch['encoder_positions'],
-        types=batch.get('token_type_ids'),
-        key=key,
-    )
-    return {'encoder_hidden': hidden_BxLxD}
+    return encode_side(model, batch, 'encoder', key)
+
+
+@needs('encoder')
+def encode_layers(model, batch: Batch, key=None) -> Outputs:
+    """`encode`, and `encoder_layers` [N, B, L, D]."""
+    return encode_side(model, batch, 'encoder', key, every_layer=True)
 
 
 @needs('encoder', dropout=True)
@@ -139,10 +196,23 @@ def encode_twice(model, batch: Batch, key=None) -> Outputs:
     Rows are repeated next to each other, so that both views stay on the row's device, and go
     through the encoder as one batch of 2B whose dropout masks are drawn independently.
     """
+    return _two_views(encode, model, batch, key)
+
+
+@needs('encoder', dropout=True)
+def encode_twice_layers(model, batch: Batch, key=None) -> Outputs:
+    """`encode_twice`, and `encoder_layers` [N, B, L, D] and `_2`."""
+    return _two_views(encode_layers, model, batch, key)
+
+
+def _two_views(forward, model, batch: Batch, key) -> Outputs:
+    outputs = {}
     twice = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
-    hidden = encode(model, twice, key)['encoder_hidden']
-    views_Bx2xLxD = hidden.reshape(-1, 2, *hidden.shape[1:])
-    return {'encoder_hidden': views_Bx2xLxD[:, 0], 'encoder_hidden_2': views_Bx2xLxD[:, 1]}
+    for name, x in forward(model, twice, key).items():
+        layers, (_, L, D) = x.shape[:-3], x.shape[-3:]
+        views = x.reshape(*layers, -1, 2, L, D)
+        outputs |= {name: views[..., 0, :, :], f'{name}_2': views[..., 1, :, :]}
+    return outputs
 
 
 @needs('decoder')

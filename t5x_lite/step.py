@@ -1,4 +1,4 @@
-"""TrainState, and the jitted train and eval steps with exact microbatches."""
+"""TrainState, and the jitted train and eval steps."""
 # SPDX-License-Identifier: Apache-2.0
 
 from collections.abc import Mapping
@@ -10,9 +10,10 @@ import optax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_lite import sharding
+from t5x_lite import microbatches, sharding
 from t5x_lite.experiment import Experiment
 from t5x_lite.metrics import Mean, Means
+from t5x_lite.microbatches import Losses
 from t5x_lite.model import transformer
 
 
@@ -86,14 +87,40 @@ def batch_means(experiment: Experiment, model, batches, key=None) -> dict[str, M
 
     `clm/loss` for a stream with one term, `text/mlm/loss` where a stream has several.
     """
-    out = {}
+    means, vectors = means_apart(experiment, model, batches, key)
+    return means | means_together(experiment, model, vectors, batches)
+
+
+def means_apart(experiment: Experiment, model, batches, key=None) -> tuple[dict, dict]:
+    """Means of the terms that look at each row by itself, and {stream: {term: vectors}} of others.
+
+    Vectors are float arrays [B, ...] of each row, which the batchwide terms compare.
+    """
+    means, vectors = {}, {}
     for i, (name, batch) in enumerate(sorted(batches.items())):
         objective = experiment.streams[name].objective
-        prefix_of = objective.prefixes(name)
         stream_key = None if key is None else jax.random.fold_in(key, i)
-        for term, means in objective.means(model, batch, stream_key).items():
-            out |= {f'{prefix_of[term]}/{metric}': mean for metric, mean in means.items()}
+        found, vectors[name] = objective.apart(model, batch, stream_key)
+        means |= _named(objective, name, found)
+    return means, vectors
+
+
+def means_together(experiment: Experiment, model, vectors, batches) -> dict[str, Mean]:
+    """Means of the batchwide terms, from the vectors and the batches that they are of."""
+    out = {}
+    for name, batch in batches.items():
+        objective = experiment.streams[name].objective
+        out |= _named(objective, name, objective.together(model, vectors[name], batch))
     return out
+
+
+def _named(objective, stream: str, means_of_terms) -> dict[str, Mean]:
+    prefix_of = objective.prefixes(stream)
+    return {
+        f'{prefix_of[term]}/{metric}': mean
+        for term, means in means_of_terms.items()
+        for metric, mean in means.items()
+    }
 
 
 def loss_weights(experiment: Experiment, step) -> dict[str, Any]:
@@ -107,49 +134,34 @@ def loss_weights(experiment: Experiment, step) -> dict[str, Any]:
     return out
 
 
-def split(batches, parts: int):
-    """Each array [B, ...] as [parts, B / parts, ...]; rows stay on their devices."""
-    cut = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-    return jax.tree.map(cut, batches)
-
-
 def gradients(experiment: Experiment, model_of_params, params, batches, step):
-    """Gradients of the weighted loss, and all means, summed over microbatches.
-
-    Each term's sum is divided by its count over the *whole* batch before gradients are added, so
-    that k microbatches give what one gives. Counts depend on the batch alone: asking for them here
-    costs nothing, the compiler drops the model.
-    """
-    weights = loss_weights(experiment, step)
-
-    def loss(params, batches, key, counts):
-        means = batch_means(experiment, model_of_params(params), batches, key)
-        counts = counts or {name: mean.count for name, mean in means.items()}
-        ratio = lambda name: means[name].total / jnp.maximum(counts[name], 1.0)
-        return sum(weights[name] * ratio(name) for name in weights), means
-
-    grad = jax.value_and_grad(loss, has_aux=True)
+    """The weighted loss, all means, and gradients: of one batch, or of its microbatches summed."""
+    losses = Losses(
+        apart=lambda params, *rest: means_apart(experiment, model_of_params(params), *rest),
+        together=lambda params, *rest: means_together(experiment, model_of_params(params), *rest),
+        weights=loss_weights(experiment, step),
+    )
     key = jax.random.fold_in(jax.random.key(experiment.seed), step)
-    parts = experiment.microbatches
-    if parts == 1:
-        (total, means), grads = grad(params, batches, key, None)
-        return total, means, grads
-    whole = batch_means(experiment, model_of_params(params), batches)
-    counts = {name: mean.count for name, mean in whole.items()}
-
-    def add_part(carry, part):
-        i, batches = part
-        out = grad(params, batches, jax.random.fold_in(key, i), counts)
-        return jax.tree.map(jnp.add, carry, out), None
-
-    cut = split(batches, parts)
-    one = jax.tree.map(lambda x: x[0], cut)
-    shapes = jax.eval_shape(grad, params, one, key, counts)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    ((total, means), grads), _ = jax.lax.scan(add_part, zeros, (jnp.arange(parts), cut))
-    # A count that is no sum over rows (a constant normaliser) is the whole batch's.
-    means = {name: Mean(mean.total, counts[name]) for name, mean in means.items()}
+    if experiment.microbatches > 1:
+        return microbatches.gradients(losses, params, batches, key, experiment.microbatches)
+    grad = jax.value_and_grad(losses.whole, has_aux=True)
+    (total, means), grads = grad(params, batches, key)
     return total, means, grads
+
+
+def bounded(model) -> dict:
+    """The model's parameters, those declared with `clip=(low, high)` kept inside their bounds.
+
+    For temperatures: a bound in the forward pass would stop the gradient that leads back inside.
+    """
+
+    def inside(param):
+        bounds = param.get_metadata().get('clip')
+        return param if bounds is None else param.replace(jnp.clip(param[...], *bounds))
+
+    state = nnx.state(model)
+    is_param = lambda x: isinstance(x, nnx.Variable)
+    return nnx.to_pure_dict(jax.tree.map(inside, state, is_leaf=is_param))
 
 
 def train_step(experiment: Experiment, model_of_params, state: TrainState, batches: Mapping):
@@ -160,7 +172,7 @@ def train_step(experiment: Experiment, model_of_params, state: TrainState, batch
     total, means, grads = gradients(experiment, model_of_params, state.params, batches, state.step)
     optimizer = experiment.optimizer.build()
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = bounded(model_of_params(optax.apply_updates(state.params, updates)))
     one = jnp.float32(1.0)
     means |= {
         'loss': Mean(total, one),

@@ -72,9 +72,9 @@ class ShardBatches:
     def _piece(self, example: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The example, or if its text is longer than the converter wants one piece of it, drawn."""
         longest, self._document = self._converter.longest, self._document + 1
-        tokens = example['targets']
-        if longest is None or len(tokens) <= longest:
+        if longest is None or len(example['targets']) <= longest:
             return example
+        tokens = example['targets']
         draw = uniforms((*self._seed, PIECES), self._document, 1, 1)[0, 0]
         start = longest * int(draw * -(-len(tokens) // longest))
         return {**example, 'targets': tokens[start : start + longest]}

@@ -184,6 +184,19 @@ class Chunks(_Pieces):
         self._marks.put(lengths)
 
 
+class Fronts(_Pieces):
+    """One row per example: the first `length` tokens of one feature, of which there may be none."""
+
+    def __init__(self, length: int, feature: str = 'targets'):
+        super().__init__(length, 0)
+        self._feature = feature
+
+    def add(self, example: Mapping[str, np.ndarray]) -> None:
+        tokens = example[self._feature][: self._length]
+        self._tokens.put(tokens)
+        self._marks.put([len(tokens)])
+
+
 class Sentences(_Pieces):
     """Every document's sentences, one per row, of at most `length` tokens: the rest is left out.
 

@@ -1,6 +1,8 @@
 """The weights of the heads that heads.py names."""
 # SPDX-License-Identifier: Apache-2.0
 
+import math
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -31,8 +33,29 @@ class Sentence(nnx.Module):
         spread = config.init.stddev('linear', D, config)
         self.dense = Linear((D, D), ('embed', None), spread, rngs, bias=True)
 
-    def __call__(self, pooled_BxD):
+    def __call__(self, pooled_BxD, view: int = 0):
+        """The same for every view (0 queries, 1 keys, 2 hard negatives)."""
         return jnp.tanh(self.dense(pooled_BxD))
+
+
+class Projection(nnx.Module):
+    """Pooled vectors [B, D] to vectors [B, size], and perhaps a learned temperature."""
+
+    def __init__(self, head, config, rngs):
+        size = (config.embed, config.embed if head.size is None else head.size)
+        spread = config.init.stddev('linear', config.embed, config)
+        make = lambda: Linear(size, ('embed', None), spread, rngs, bias=False)
+        self.dense, self.other = make(), make() if head.separate else None
+        self.temperature = None
+        if head.temperature is not None:
+            start, most = -math.log(head.temperature), math.log(100.0)
+            bounds = (-math.inf, most)
+            self.temperature = nnx.Param(jnp.float32(start), axes=(), clip=bounds)
+
+    def __call__(self, pooled_BxD, view: int = 0):
+        """View 0 are queries; the others have a matrix of their own if it is `separate`."""
+        own = view == 0 or self.other is None
+        return (self.dense if own else self.other)(pooled_BxD)
 
 
 class Classifier(nnx.Module):

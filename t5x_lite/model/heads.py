@@ -1,8 +1,8 @@
-"""Heads as values: masked LM, sentence vector, classifier; `build` makes their weights."""
+"""Heads as values: masked LM, sentence vectors, classifier; `build` makes their weights."""
 # SPDX-License-Identifier: Apache-2.0
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.activations import tanh
@@ -33,6 +33,49 @@ class SentenceHead:
         from t5x_lite.model.head_modules import Sentence
 
         return Sentence(config, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionHead:
+    """dense(D, size) without bias on a pooled vector, as dual encoders have it; size None is D.
+
+    `separate` gives keys a matrix of their own. With a `temperature` the factor of the cosines is
+    learned: exp(t), t = ln(1 / temperature) at first; t is never decayed, and set back to ln 100
+    after an update that leads above (CLIP: Radford et al. 2021, temperature 0.07).
+    """
+
+    size: int | None = None
+    separate: bool = False
+    temperature: float | None = None
+
+    def __post_init__(self):
+        if self.size is not None and (type(self.size) is not int or self.size < 1):
+            raise ConfigError(
+                f'ProjectionHead: size={self.size!r} must be an integer of 1 or more, or None for '
+                "the model's width"
+            )
+        if self.temperature is not None and self.temperature < 0.01:
+            raise ConfigError(
+                f'ProjectionHead: temperature={self.temperature} must be 0.01 or more; try 0.07'
+            )
+
+    def build(self, config, rngs):
+        from t5x_lite.model.head_modules import Projection
+
+        return Projection(self, config, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """A second encoder, equal to the model's but for its weights, embeddings included.
+
+    A part of an objective (`Objective.parts`), with the methods of a model: `encode`, `embed`.
+    """
+
+    def build(self, config, rngs):
+        from t5x_lite.model.transformer import Model
+
+        return Model(replace(config, decoder_layers=0, tied=True), rngs)
 
 
 @dataclass(frozen=True, kw_only=True)

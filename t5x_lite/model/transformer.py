@@ -53,6 +53,14 @@ class Stack(nnx.Module):
 
     def __call__(self, x_BxLxD, context: Context, key=None, past=None, memory=None):
         """All layers: hidden [B, L, D], and the stacked keys and values to remember."""
+        hidden_BxLxD, (seen, _) = self.run(x_BxLxD, context, key, past, memory)
+        return hidden_BxLxD, seen
+
+    def run(self, x_BxLxD, context: Context, key=None, past=None, memory=None, *, keep=False):
+        """`__call__` with (keys and values, hidden states of each layer [N, B, L, D] if `keep`).
+
+        The last of these has no final norm yet.
+        """
         layers, layer_keys = _layers(self.blocks), None
         if key is not None:
             key, layers_key = jax.random.split(key)
@@ -61,14 +69,15 @@ class Stack(nnx.Module):
 
         def layer(x_BxLxD, xs):
             block, index, *rest = xs
-            return block(x_BxLxD, context, index, *rest)
+            x_BxLxD, seen = block(x_BxLxD, context, index, *rest)
+            return x_BxLxD, (seen, x_BxLxD if keep else None)
 
         if self.config.remat != 'none':
             layer = jax.checkpoint(layer, policy=SAVED[self.config.remat], prevent_cse=False)
         xs = (self.blocks, jnp.arange(layers), layer_keys, past, memory)
         unroll = min(self.config.unroll, layers)
-        x_BxLxD, seen = jax.lax.scan(layer, x_BxLxD, xs, unroll=unroll)
-        return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), seen
+        x_BxLxD, kept = jax.lax.scan(layer, x_BxLxD, xs, unroll=unroll)
+        return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), kept
 
     def _embedded(self, x_BxLxD, context: Context, key):
         """Token embeddings with what else is known of the tokens, as the first layer takes them."""
@@ -114,10 +123,20 @@ class Model(nnx.Module):
         self.output = None if config.tied else Embedding(*table, spread, rngs)
         self.heads = nnx.Dict({k: head.build(config, rngs) for k, head in (heads or {}).items()})
 
-    def encode(self, tokens_BxL, *, segments=None, positions=None, types=None, key=None):
+    def encode(
+        self,
+        tokens_BxL,
+        *,
+        segments=None,
+        positions=None,
+        types=None,
+        key=None,
+        every_layer: bool = False,
+    ):
         """Hidden states [B, L, D] of the encoder. Segment 0 is padding; dropout if key.
 
-        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None.
+        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None. With `every_layer`
+        those after each layer, [N, B, L, D]; the last, and only it, after the final norm.
         """
         if self.encoder is None:
             raise ConfigError('Model.encode: encoder_layers=0, there is no encoder')
@@ -132,7 +151,9 @@ class Model(nnx.Module):
             mask=segment_mask(segments, segments),
             bias=self.encoder.bias(index_L, index_L, True),
         )
-        return self.encoder(self.embed(tokens_BxL), context, key)[0]
+        run = self.encoder.run(self.embed(tokens_BxL), context, key, keep=every_layer)
+        hidden_BxLxD, (_, layers_NxBxLxD) = run
+        return layers_NxBxLxD.at[-1].set(hidden_BxLxD) if every_layer else hidden_BxLxD
 
     def decode(
         self,

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from t5x_lite.data import packing
+from t5x_lite.data import packing, pairs
 from t5x_lite.model.heads import MaskedLMHead, SentenceHead
-from t5x_lite.objective import Objective, Schedule, Term, encode_twice
+from t5x_lite.objective import Objective, Schedule, Term, encode_twice, encode_twice_layers
 from t5x_lite.objectives.checks import check_ids, check_lengths
-from t5x_lite.objectives.losses import ContrastiveLoss, TokenLoss, pool_cls
+from t5x_lite.objectives.losses import TokenLoss
 from t5x_lite.objectives.mlm import MaskedLM
+from t5x_lite.objectives.similarity import ContrastiveLoss, every_layer, pool_cls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,7 @@ class Sentences:
             check_ids('simcse', vocabulary, 'cls', 'sep')
 
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        names = ('encoder_input_tokens', 'encoder_segment_ids', 'encoder_positions')
-        return {name: ((lengths['targets'],), np.int32) for name in names}
+        return pairs.side_spec('encoder', lengths['targets'])
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Sentences(lengths['targets'] - 2, vocabulary)
@@ -38,20 +38,22 @@ class Sentences:
         return 0
 
     def batch(self, rows: packing.Rows, lengths, vocabulary, uniforms) -> dict[str, np.ndarray]:
-        rows = packing.frame(rows, vocabulary)
-        return {
-            'encoder_input_tokens': rows.tokens,
-            'encoder_segment_ids': rows.segments,
-            'encoder_positions': rows.positions,
-        }
+        return pairs.side_batch('encoder', packing.frame(rows, vocabulary))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedSentences(MaskedLM):
     """Masked LM's corruption on rows `[CLS] sentence [SEP]`."""
 
+    def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
+        return super().spec(lengths) | {'encoder_example_ids': ((), np.int32)}
+
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Sentences(lengths['targets'] - 2, vocabulary)
+
+    def batch(self, rows: packing.Rows, lengths, vocabulary, uniforms) -> dict[str, np.ndarray]:
+        batch = super().batch(rows, lengths, vocabulary, uniforms)
+        return batch | {'encoder_example_ids': pairs.text_ids(batch['encoder_target_tokens'])}
 
 
 def simcse_term(
@@ -64,6 +66,11 @@ def simcse_term(
         weight=weight,
         batchwide=True,
     )
+
+
+def two_views(pool: Callable) -> Callable:
+    """The forward that gives a pooling function what it needs of two views."""
+    return encode_twice_layers if every_layer(pool) else encode_twice
 
 
 def simcse(
@@ -79,7 +86,7 @@ def simcse(
     batch are the negatives. Source: Gao et al. 2021.
     """
     term = simcse_term(temperature=temperature, pool=pool, mlp=mlp, weight=weight)
-    return Objective(converter=Sentences(), forward=encode_twice, terms={'simcse': term})
+    return Objective(converter=Sentences(), forward=two_views(pool), terms={'simcse': term})
 
 
 def mlm_simcse(
@@ -99,4 +106,4 @@ def mlm_simcse(
         'mlm': Term(loss=TokenLoss(side='encoder'), weight=mlm_weight, head=MaskedLMHead()),
         'simcse': simcse_term(temperature=temperature, pool=pool, mlp=mlp),
     }
-    return Objective(converter=MaskedSentences(rate=rate), forward=encode_twice, terms=terms)
+    return Objective(converter=MaskedSentences(rate=rate), forward=two_views(pool), terms=terms)

@@ -1,4 +1,4 @@
-"""Losses and pooling: token cross-entropy with z-loss and smoothing, in-batch contrastive."""
+"""Token losses: cross-entropy with z-loss and smoothing, and how it is normalised."""
 # SPDX-License-Identifier: Apache-2.0
 
 from dataclasses import dataclass
@@ -105,69 +105,3 @@ class TokenLoss:
             'nll': Mean((nll_BxL * weights_BxL).sum(), count),
             'accuracy': Mean((right_BxL * weights_BxL).sum(), count),
         }
-
-
-def pool_cls(hidden_BxLxD, mask_BxL):
-    """The first position's vector, [B, D]."""
-    return hidden_BxLxD[:, 0]
-
-
-def pool_mean(hidden_BxLxD, mask_BxL):
-    """The mean over unpadded positions, [B, D]; 0 for a row of padding."""
-    mask = mask_BxL[..., None].astype(hidden_BxLxD.dtype)
-    return (hidden_BxLxD * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
-
-
-def normalise_rows(x_BxD):
-    """Rows scaled to unit length in float32; a row of zeros stays zero, with a finite gradient."""
-    x = x_BxD.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContrastiveLoss:
-    """SimCSE (Gao et al. 2021): each row's two views find each other among the global batch.
-
-    loss_i = -log softmax_j(cos(x_i, y_j) / temperature)[i], averaged over real rows. Rows without
-    a segment are padding: neither anchors nor negatives. `accuracy` is the
-    share of rows whose own second view scores highest, ties counted against the model.
-    """
-
-    temperature: float = 0.05
-    pool: object = pool_cls
-
-    def __post_init__(self):
-        if self.temperature <= 0:
-            raise ConfigError(
-                f'ContrastiveLoss: temperature={self.temperature} must be above 0; try 0.05'
-            )
-
-    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
-        mask_BxL = batch['encoder_segment_ids'] > 0
-        x_BxD, y_BxD = (
-            normalise_rows(head(pooled) if head else pooled)
-            for pooled in (
-                self.pool(outputs['encoder_hidden'], mask_BxL),
-                self.pool(outputs['encoder_hidden_2'], mask_BxL),
-            )
-        )
-        return in_batch_loss(x_BxD, y_BxD, mask_BxL.any(-1), self.temperature)
-
-
-def in_batch_loss(x_BxD, y_BxD, real_B, temperature: float) -> dict[str, Mean]:
-    """In-batch softmax loss of unit vectors x against y; rows are the global batch."""
-    batch = x_BxD.shape[0]
-    scores_BxB = jnp.einsum('ID,JD->IJ', x_BxD, y_BxD) / temperature
-    scores_BxB = jnp.where(real_B[None, :], scores_BxB, -1e9)
-    gold_B = jnp.diagonal(scores_BxB)
-    nll_B = jax.nn.logsumexp(scores_BxB, axis=-1) - gold_B
-    weights_B = real_B.astype(jnp.float32)
-    others_BxB = jnp.where(jnp.eye(batch, dtype=bool), -jnp.inf, scores_BxB)
-    right_B = (gold_B > others_BxB.max(-1)).astype(jnp.float32)
-    count = weights_B.sum()
-    loss = Mean(jnp.where(real_B, nll_B, 0.0).sum(), count)
-    return {
-        'loss': loss,
-        'accuracy': Mean((right_B * weights_B).sum(), count),
-        'alignment': Mean((jnp.square(x_BxD - y_BxD).sum(-1) * weights_B).sum(), count),
-    }

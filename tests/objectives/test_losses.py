@@ -1,20 +1,15 @@
 """Losses against their equations in float64, and their edge cases."""
 # SPDX-License-Identifier: Apache-2.0
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.objectives.losses import (
-    ContrastiveLoss,
     TokenLoss,
     cross_entropy,
-    in_batch_loss,
-    normalise_rows,
     normalised,
-    pool_mean,
 )
 
 RNG = np.random.default_rng(0)
@@ -73,53 +68,12 @@ def test_normalisations():
     assert normalised(loss, 0 * weights, 'examples').value == 0.0
 
 
-def expected_contrastive(x, y, temperature):
-    x, y = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (x, y))
-    return -np.diagonal(log_softmax(x @ y.T / temperature)).mean()
-
-
-def test_contrastive_loss_is_its_equation_and_padding_rows_do_not_count():
-    x, y = RNG.normal(size=(2, 6, 8))
-    units = normalise_rows(jnp.asarray(x)), normalise_rows(jnp.asarray(y))
-    out = in_batch_loss(*units, jnp.ones(6, bool), 0.05)
-    assert out['loss'].value == pytest.approx(expected_contrastive(x, y, 0.05), rel=1e-5)
-    real = jnp.asarray([True] * 4 + [False] * 2)
-    out = in_batch_loss(*units, real, 0.05)
-    assert out['loss'].value == pytest.approx(expected_contrastive(x[:4], y[:4], 0.05), rel=1e-5)
-
-
-def test_a_contrastive_batch_of_one_has_loss_0_and_no_gradient():
-    loss = lambda x: (
-        in_batch_loss(normalise_rows(x), normalise_rows(x + 1), jnp.ones(1, bool), 0.05)[
-            'loss'
-        ].total
-    )
-    x = jnp.asarray(RNG.normal(size=(1, 8)))
-    assert loss(x) == 0.0
-    np.testing.assert_array_equal(jax.grad(loss)(x), 0.0)
-
-
-def test_ties_count_against_contrastive_accuracy():
-    same = normalise_rows(jnp.ones((3, 4)))
-    assert in_batch_loss(same, same, jnp.ones(3, bool), 0.05)['accuracy'].value == 0.0
-
-
-def test_mean_pooling_ignores_padding_and_gives_0_for_a_padding_row():
-    hidden = jnp.asarray(RNG.normal(size=(2, 3, 4)))
-    mask = jnp.asarray([[True, True, False], [False] * 3])
-    pooled = pool_mean(hidden, mask)
-    np.testing.assert_allclose(pooled[0], hidden[0, :2].mean(0), rtol=1e-6)
-    np.testing.assert_array_equal(pooled[1], 0.0)
-    assert jnp.isfinite(jax.grad(lambda h: normalise_rows(pool_mean(h, mask)).sum())(hidden)).all()
-
-
 @pytest.mark.parametrize(
     'make, words',
     [
         (lambda: TokenLoss(side='decode'), ['side', 'decoder']),
         (lambda: TokenLoss(normalise='token'), ['normalise', 'tokens']),
         (lambda: TokenLoss(label_smoothing=1.0), ['label_smoothing=1.0', '[0, 1)']),
-        (lambda: ContrastiveLoss(temperature=0), ['temperature=0', 'above 0']),
     ],
 )
 def test_bad_settings_are_refused(make, words):
