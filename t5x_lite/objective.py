@@ -206,13 +206,18 @@ def encode_twice_layers(model, batch: Batch, key=None) -> Outputs:
 
 
 def _two_views(forward, model, batch: Batch, key) -> Outputs:
-    outputs = {}
     twice = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
+    outputs = {}
     for name, x in forward(model, twice, key).items():
-        layers, (_, L, D) = x.shape[:-3], x.shape[-3:]
-        views = x.reshape(*layers, -1, 2, L, D)
-        outputs |= {name: views[..., 0, :, :], f'{name}_2': views[..., 1, :, :]}
+        outputs[name], outputs[f'{name}_2'] = neighbours(x, 2)
     return outputs
+
+
+def neighbours(hidden, count: int) -> list[jax.Array]:
+    """Hidden [..., count * B, L, D] of rows next to each other, as `count` of [..., B, L, D]."""
+    *layers, _, L, D = hidden.shape
+    views = hidden.reshape(*layers, -1, count, L, D)
+    return [views[..., i, :, :] for i in range(count)]
 
 
 @needs('decoder')

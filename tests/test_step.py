@@ -194,8 +194,3 @@ def test_objectives_that_need_another_stack_are_refused():
     for name, stack in (('clm', 'decoder'), ('mlm', 'encoder'), ('span', 'encoder')):
         with pytest.raises(ConfigError, match=f'model has {stack}_layers=0'):
             fixtures.experiment(name, model={f'{stack}_layers': 0})
-
-
-def test_microbatches_and_negatives_from_the_whole_batch_are_refused():
-    with pytest.raises(ConfigError, match='negatives from the whole batch'):
-        fixtures.experiment('simcse', microbatches=2, model=dict(dropout=0.1))

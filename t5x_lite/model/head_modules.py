@@ -46,16 +46,17 @@ class Projection(nnx.Module):
         spread = config.init.stddev('linear', config.embed, config)
         make = lambda: Linear(size, ('embed', None), spread, rngs, bias=False)
         self.dense, self.other = make(), make() if head.separate else None
-        self.temperature = None
-        if head.temperature is not None:
-            start, most = -math.log(head.temperature), math.log(100.0)
-            bounds = (-math.inf, most)
-            self.temperature = nnx.Param(jnp.float32(start), axes=(), clip=bounds)
+        self.temperature = None if head.temperature is None else _log_scale(head.temperature)
 
     def __call__(self, pooled_BxD, view: int = 0):
         """View 0 are queries; the others have a matrix of their own if it is `separate`."""
         own = view == 0 or self.other is None
         return (self.dense if own else self.other)(pooled_BxD)
+
+
+def _log_scale(temperature: float) -> nnx.Param:
+    start, bounds = -math.log(temperature), (-math.inf, math.log(100.0))
+    return nnx.Param(jnp.float32(start), axes=(), clip=bounds)
 
 
 class Classifier(nnx.Module):

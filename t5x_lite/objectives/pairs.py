@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from t5x_lite.data import packing, pairs
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.model.heads import ProjectionHead, SentenceHead, Tower
-from t5x_lite.objective import Batch, Objective, Outputs, Schedule, Term, encode_side
+from t5x_lite.objective import Batch, Objective, Outputs, Schedule, Term, encode_side, neighbours
 from t5x_lite.objectives.checks import check_ids, check_lengths
 from t5x_lite.objectives.prefix_lm import ended
 from t5x_lite.objectives.similarity import ContrastiveLoss, every_layer, pool_cls, pool_mean
@@ -95,12 +96,29 @@ class EncodePairs:
     needs_dropout: ClassVar[bool] = False
 
     def __call__(self, model, batch: Batch, key=None) -> Outputs:
+        sides = SIDES[: self.sides]
+        shapes = {batch[f'{side}_input_tokens'].shape for side in sides}
+        if not self.separate and len(shapes) == 1:
+            return self._at_once(model, batch, sides, key)
         keys = [None] * self.sides if key is None else jax.random.split(key, self.sides)
         outputs = {}
-        for i, side in enumerate(SIDES[: self.sides]):
+        for i, side in enumerate(sides):
             tower = model.heads[TOWER] if self.separate and i else model
             outputs |= encode_side(tower, batch, side, keys[i], self.every_layer)
         return outputs
+
+    def _at_once(self, model, batch: Batch, sides, key) -> Outputs:
+        """Sides of one length as one batch, a row's texts next to each other on its device."""
+        names = ('input_tokens', 'segment_ids', 'positions')
+        together = lambda name: jnp.stack([batch[f'{side}_{name}'] for side in sides], axis=1)
+        fold = lambda x_BxSxL: x_BxSxL.reshape(-1, x_BxSxL.shape[-1])
+        folded = {f'encoder_{name}': fold(together(name)) for name in names}
+        outputs = encode_side(model, folded, 'encoder', key, self.every_layer)
+        return {
+            name.replace('encoder', side, 1): x
+            for name, found in outputs.items()
+            for side, x in zip(sides, neighbours(found, len(sides)), strict=True)
+        }
 
 
 def supervised_simcse(
