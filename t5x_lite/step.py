@@ -134,12 +134,15 @@ def loss_weights(experiment: Experiment, step) -> dict[str, Any]:
     return out
 
 
-def gradients(experiment: Experiment, model_of_params, params, batches, step):
-    """The weighted loss, all means, and gradients: of one batch, or of its microbatches summed."""
+def gradients(experiment: Experiment, model_of_params, params, batches, step, weights=None):
+    """The weighted loss, all means, and gradients: of one batch, or of its microbatches summed.
+
+    `weights` of losses by name are those of the step if None.
+    """
     losses = Losses(
         apart=lambda params, *rest: means_apart(experiment, model_of_params(params), *rest),
         together=lambda params, *rest: means_together(experiment, model_of_params(params), *rest),
-        weights=loss_weights(experiment, step),
+        weights=loss_weights(experiment, step) if weights is None else weights,
     )
     key = jax.random.fold_in(jax.random.key(experiment.seed), step)
     if experiment.microbatches > 1:
@@ -164,16 +167,34 @@ def bounded(model) -> dict:
     return nnx.to_pure_dict(jax.tree.map(inside, state, is_leaf=is_param))
 
 
+def sums(experiment: Experiment, means, step) -> dict[str, Mean]:
+    """How the loss is added up: weights by name, and the loss of each stream with several terms."""
+    weights, one, out = loss_weights(experiment, step), jnp.float32(1.0), {}
+    if len(weights) == 1:
+        return out
+    for name, stream in experiment.streams.items():
+        parts = [f'{prefix}/loss' for prefix in stream.objective.prefixes(name).values()]
+        for loss in parts:
+            out[loss.removesuffix('loss') + 'weight'] = Mean(jnp.float32(weights[loss]), one)
+        if len(parts) > 1:
+            ratio = lambda mean: mean.total / jnp.maximum(mean.count, 1.0)
+            total = sum(weights[loss] * ratio(means[loss]) for loss in parts)
+            out[f'{name}/loss'] = Mean(total, one)
+    return out
+
+
 def train_step(experiment: Experiment, model_of_params, state: TrainState, batches: Mapping):
     """One update: (TrainState, {stream: Batch}) -> (TrainState, {name: Mean}).
 
-    The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`.
+    The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`;
+    where several losses are added, each one's `weight` and each stream's `loss` too.
     """
     total, means, grads = gradients(experiment, model_of_params, state.params, batches, state.step)
     optimizer = experiment.optimizer.build()
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = bounded(model_of_params(optax.apply_updates(state.params, updates)))
     one = jnp.float32(1.0)
+    means |= sums(experiment, means, state.step)
     means |= {
         'loss': Mean(total, one),
         'grad_norm': Mean(optax.tree.norm(grads), one),
@@ -194,6 +215,26 @@ def make_train_step(experiment: Experiment, mesh):
 
     rows, whole = sharding.batch_sharding(mesh, experiment.rules), sharding.whole(mesh)
     return jax.jit(step, in_shardings=(where, rows), out_shardings=(where, whole), donate_argnums=0)
+
+
+def make_term_norms(experiment: Experiment, mesh):
+    """Jitted (TrainState, {stream: Batch}) -> {name: norm of the gradient of that loss, weighted}.
+
+    It costs a step for each term: for a look now and then.
+    """
+    model_of_params = model_of(experiment)
+
+    def norms(state, batches):
+        with sharding.active(mesh, experiment.rules):
+            weights, out = loss_weights(experiment, state.step), {}
+            for name, weight in weights.items():
+                alone = {**dict.fromkeys(weights, 0.0), name: weight}
+                args = (state.params, batches, state.step, alone)
+                grads = gradients(experiment, model_of_params, *args)[2]
+                out[name.removesuffix('loss') + 'grad_norm'] = optax.tree.norm(grads)
+            return out
+
+    return jax.jit(norms)
 
 
 def make_eval_step(experiment: Experiment, mesh):
