@@ -21,12 +21,13 @@ def train_step_flops(experiment: Experiment) -> int:
 def forward_flops(config: ModelConfig, stream: Stream) -> int:
     """FLOPs of a stream's forward pass with its losses, for one global batch."""
     objective, spec = stream.objective, stream.spec()
-    lengths = {side: spec[f'{side}_input_tokens'][0][1] for side in objective.forward.needs}
+    shapes = {name: shape for name, (shape, _) in spec.items() if name.endswith('_input_tokens')}
+    lengths = {name.removesuffix('_input_tokens'): shape[1] for name, shape in shapes.items()}
     views = 2 if objective.forward in (encode_twice, encode_twice_layers) else 1
     rows, total = views * stream.batch_size, 0
     for side, length in lengths.items():
         memory = lengths['encoder'] if side == 'decoder' and 'encoder' in lengths else None
-        layers = config.encoder_layers if side == 'encoder' else config.decoder_layers
+        layers = config.decoder_layers if side == 'decoder' else config.encoder_layers
         total += layers * layer_flops(config, rows, length, memory)
     for term in objective.terms.values():
         total += loss_flops(config, term, stream.batch_size, lengths)
@@ -57,6 +58,8 @@ def loss_flops(config: ModelConfig, term: Term, batch: int, lengths: dict[str, i
         dense = D * D if isinstance(term.head, MaskedLMHead) else 0
         return 2 * tokens * (dense + D * config.vocab)
     if isinstance(term.loss, ContrastiveLoss):
-        dense = 2 * batch * D * D if term.head else 0
-        return 2 * (dense + batch * batch * D)
+        size = getattr(term.head, 'size', None) or D
+        others = len(term.loss.views) - 1
+        dense = (1 + others) * batch * D * size if term.head else 0
+        return 2 * (dense + others * batch * batch * size)
     raise ConfigError(f'flops: {term.loss} is not counted; known: TokenLoss, ContrastiveLoss')

@@ -16,6 +16,7 @@ from t5x_lite.model.config import ModelConfig
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.contrastive import mlm_simcse, simcse
 from t5x_lite.objectives.mlm import mlm
+from t5x_lite.objectives.pairs import dual_encoder, supervised_simcse
 from t5x_lite.objectives.span_corruption import span_corruption
 from t5x_lite.optim import AdamW
 
@@ -76,6 +77,14 @@ def test_simcse_runs_two_views_and_scores_pairs_without_logits():
     assert forward(simcse(), {'targets': 5}, 3, **sizes) == 2 * LAYER + pairs
     found = forward(mlm_simcse(), {'targets': 5}, 3, **sizes)
     assert found == 2 * LAYER + pairs + LOGITS + 2 * 15 * 8 * 8
+
+
+def test_pairs_run_each_side_and_score_keys_and_hard_negatives():
+    lengths = {'anchor': 5, 'positive': 5, 'negative': 5}
+    scores = 2 * 2 * 3 * 3 * 8 + 3 * 2 * 3 * 8 * 8
+    assert forward(supervised_simcse(), lengths, 3, encoder_layers=1) == 3 * LAYER + scores
+    found = forward(dual_encoder(projection=4), {'inputs': 5, 'targets': 5}, 3, encoder_layers=1)
+    assert found == 2 * LAYER + 2 * 3 * 3 * 4 + 2 * 2 * 3 * 8 * 4
 
 
 @pytest.mark.parametrize(

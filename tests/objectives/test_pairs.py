@@ -6,9 +6,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from t5x_lite import config
+from t5x_lite.data import loader
 from t5x_lite.data.pairs import Aligned, text_ids
 from t5x_lite.errors import ConfigError
+from t5x_lite.experiment import Stream
 from t5x_lite.model.heads import ProjectionHead, SentenceHead, Tower
+from t5x_lite.objectives.contrastive import mlm_simcse
 from t5x_lite.objectives.pairs import EncodePairs, Pairs, dual_encoder, supervised_simcse
 from t5x_lite.objectives.similarity import pool_last_two, pool_mean
 
@@ -140,3 +144,79 @@ def test_a_vocabulary_without_the_marks_is_refused(vocabulary):
         TRIPLET.check(LENGTHS, without)
     TRIPLET.check(LENGTHS, vocabulary)
     dual_encoder().converter.check({'inputs': 2, 'targets': 2}, without)
+
+
+@pytest.mark.parametrize(
+    'name, objective, features',
+    [
+        ('supervised_simcse', supervised_simcse(), ('anchor', 'positive', 'negative')),
+        ('dual_encoder', dual_encoder(), ('inputs', 'targets')),
+        (
+            'clip',
+            dual_encoder(
+                separate=True, temperature=0.07, learn_temperature=True, directions='mean'
+            ),
+            ('inputs', 'targets'),
+        ),
+        ('mlm_simcse', mlm_simcse(), ('targets',)),
+    ],
+)
+def test_a_gin_file_makes_the_objective(name, objective, features, tmp_path):
+    file = tmp_path / 'run.gin'
+    file.write_text(f"""
+from __gin__ import dynamic_registration
+from t5x_lite import experiment
+from t5x_lite import optim
+from t5x_lite.model import presets
+include 'models/encoder_mini.gin'
+include 'objectives/{name}.gin'
+presets.encoder_mini.dropout = 0.1
+experiment.Experiment.optimizer = @optim.AdamW()
+experiment.Experiment.steps = 1
+optim.AdamW.learning_rate = 0.1
+experiment.Stream:
+    mixture = 'any'
+    lengths = {dict.fromkeys(features, 8)}
+    batch_size = 4
+""")
+    assert config.load(str(file)).experiment.streams[name].objective == objective
+
+
+def test_a_seqio_task_of_three_features_becomes_batches():
+    seqio = pytest.importorskip('seqio')
+    import tensorflow as tf
+
+    features = ('anchor', 'positive', 'negative')
+    vocabulary = seqio.ByteVocabulary(extra_ids=0)
+    texts = {name: [f'{name[0]}{i}' for i in range(4)] for name in features}
+
+    def dataset(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices(texts)
+
+    if 'triplets_of_letters' not in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.add(
+            'triplets_of_letters',
+            source=seqio.FunctionDataSource(dataset, splits=['train']),
+            preprocessors=[seqio.preprocessors.tokenize],
+            output_features={name: seqio.Feature(vocabulary, add_eos=False) for name in features},
+        )
+    lengths = dict.fromkeys(features, 4)
+    objective = dual_encoder(features=features)
+    stream = Stream(
+        mixture='triplets_of_letters', objective=objective, lengths=lengths, batch_size=4
+    )
+    rows = loader.open_stream(stream, 's', training=False)
+    (batch,) = list(rows)
+    rows.close()
+    a, zero = vocabulary.encode('a0')
+    np.testing.assert_array_equal(batch['left_encoder_input_tokens'][0], [a, zero, 1, 0])
+    np.testing.assert_array_equal(batch['right_encoder_segment_ids'], [[1, 1, 1, 0]] * 4)
+    other = dual_encoder(features=('anchor', 'answer'))
+    wrong = Stream(
+        mixture='triplets_of_letters',
+        objective=other,
+        lengths={'anchor': 4, 'answer': 4},
+        batch_size=4,
+    )
+    with pytest.raises(ConfigError, match="no feature 'answer'.*anchor, positive, negative"):
+        loader.open_stream(wrong, 's', training=False)
