@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t5x_lite import config
-from t5x_lite.data import loader
+from t5x_lite.data import loader, seqio_source
 from t5x_lite.data.pairs import Aligned, text_ids
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Stream
@@ -183,7 +183,7 @@ experiment.Stream:
 
 
 def test_a_seqio_task_of_three_features_becomes_batches():
-    seqio = pytest.importorskip('seqio')
+    seqio = seqio_source.import_seqio()
     import tensorflow as tf
 
     features = ('anchor', 'positive', 'negative')
@@ -218,5 +218,5 @@ def test_a_seqio_task_of_three_features_becomes_batches():
         lengths={'anchor': 4, 'answer': 4},
         batch_size=4,
     )
-    with pytest.raises(ConfigError, match="no feature 'answer'.*anchor, positive, negative"):
+    with pytest.raises(ConfigError, match="no feature 'answer'.*it has anchor"):
         loader.open_stream(wrong, 's', training=False)
