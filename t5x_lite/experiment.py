@@ -119,6 +119,8 @@ class Experiment:
             self._check_lengths(name, stream)
         self._check_weights()
         self.heads  # noqa: B018  two terms of one name must agree on their head
+        for teacher in self.teachers.values():
+            teacher.check(self.model)
         self._check_rules()
         self._check_best()
         for evaluator in self.evals.values():
@@ -148,10 +150,15 @@ class Experiment:
             )
 
     def _check_weights(self) -> None:
-        if all(stream.weight == 0 for stream in self.streams.values()):
+        used = [
+            name
+            for name, stream in self.streams.items()
+            if stream.weight != 0 and any(t.weight != 0 for t in stream.objective.terms.values())
+        ]
+        if not used:
             raise ConfigError(
-                f'Experiment: all weights are 0, of streams {", ".join(self.streams)}; nothing '
-                'would be learned; give one of them a weight above 0'
+                f'Experiment: all weights of streams or terms are 0, in {", ".join(self.streams)}; '
+                'nothing would be learned; give one of them a weight above 0'
             )
         for name, stream in self.streams.items():
             rates = stream.rates if isinstance(stream.rates, Mapping) else {}
@@ -228,13 +235,20 @@ class Experiment:
         for stream in self.streams.values():
             objective = stream.objective
             own = {name: term.head for name, term in objective.terms.items()}
-            for name, head in [*own.items(), *objective.parts.items()]:
+            parts = objective.parts | objective.teachers
+            for name, head in [*own.items(), *parts.items()]:
                 if heads.setdefault(name, head) != head:
                     raise ConfigError(
                         f"Experiment: two terms named '{name}' have different heads, "
                         f'{heads[name]} and {head}; give one of them another name'
                     )
         return {name: head for name, head in heads.items() if head is not None}
+
+    @property
+    def teachers(self) -> dict[str, Any]:
+        """The heads that do not learn, by name."""
+        streams = self.streams.values()
+        return {name: t for s in streams for name, t in s.objective.teachers.items()}
 
     @property
     def tokens_per_step(self) -> int:

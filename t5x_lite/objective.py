@@ -98,21 +98,18 @@ class Objective:
 
     `parts` are modules beside the trunk that the forward runs through, such as a generator: values
     with `build(config, rngs)` by the name under which the forward finds them in `model.heads`.
+    `teachers` are parts that do not learn (`objectives.distillation.Teacher`).
     """
 
     converter: Converter
     forward: Callable[..., Outputs]
     terms: Mapping[str, Term] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
+    teachers: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.terms:
             raise ConfigError('Objective: terms={} must name at least one Term(loss=...)')
-        if all(term.weight == 0 for term in self.terms.values()):
-            raise ConfigError(
-                f'Objective: all weights are 0, of {", ".join(self.terms)}; nothing would be '
-                'learned; give one of them a weight above 0'
-            )
 
     def prefixes(self, stream: str) -> dict[str, str]:
         """What a term's metrics begin with: the stream, and the term where there are several."""

@@ -38,7 +38,7 @@ class Sentence(nnx.Module):
         return jnp.tanh(self.dense(pooled_BxD))
 
 
-class Projection(nnx.Module):
+class Similarity(nnx.Module):
     """Pooled vectors [B, D] to vectors [B, size], and perhaps a learned temperature."""
 
     def __init__(self, head, config, rngs):

@@ -35,8 +35,21 @@ class SentenceHead:
         return Sentence(config, rngs)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ProjectionHead:
+    """dense(D, width): hidden states as wide as a teacher's."""
+
+    width: int
+
+    def build(self, config, rngs):
+        from t5x_lite.model.layers import Linear
+
+        spread = config.init.stddev('linear', config.embed, config)
+        return Linear((config.embed, self.width), ('embed', None), spread, rngs, bias=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityHead:
     """dense(D, size) without bias on a pooled vector, as dual encoders have it; size None is D.
 
     `separate` gives keys a matrix of their own. With a `temperature` the factor of the cosines is
@@ -51,18 +64,18 @@ class ProjectionHead:
     def __post_init__(self):
         if self.size is not None and (type(self.size) is not int or self.size < 1):
             raise ConfigError(
-                f'ProjectionHead: size={self.size!r} must be an integer of 1 or more, or None for '
+                f'SimilarityHead: size={self.size!r} must be an integer of 1 or more, or None for '
                 "the model's width"
             )
         if self.temperature is not None and self.temperature < 0.01:
             raise ConfigError(
-                f'ProjectionHead: temperature={self.temperature} must be 0.01 or more; try 0.07'
+                f'SimilarityHead: temperature={self.temperature} must be 0.01 or more; try 0.07'
             )
 
     def build(self, config, rngs):
-        from t5x_lite.model.head_modules import Projection
+        from t5x_lite.model.head_modules import Similarity
 
-        return Projection(self, config, rngs)
+        return Similarity(self, config, rngs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from t5x_lite.data import packing, pairs
 from t5x_lite.errors import ConfigError, nearest
-from t5x_lite.model.heads import ProjectionHead, SentenceHead, Tower
+from t5x_lite.model.heads import SentenceHead, SimilarityHead, Tower
 from t5x_lite.objective import Batch, Objective, Outputs, Schedule, Term, encode_side, neighbours
 from t5x_lite.objectives.checks import check_ids, check_lengths
 from t5x_lite.objectives.prefix_lm import ended
@@ -162,7 +162,7 @@ def dual_encoder(
     their own. CLIP's loss (Radford et al. 2021): separate=True, temperature=0.07,
     learn_temperature=True, directions='mean'.
     """
-    head = ProjectionHead(
+    head = SimilarityHead(
         size=projection,
         separate=separate,
         temperature=temperature if learn_temperature else None,

@@ -163,7 +163,7 @@ def _temperature(head):
     if getattr(head, 'temperature', None) is None:
         raise ConfigError(
             'ContrastiveLoss: temperature=None is learned by the head, but this head has none; use '
-            'ProjectionHead(temperature=0.07)'
+            'SimilarityHead(temperature=0.07)'
         )
     return head.temperature[...]
 

@@ -11,7 +11,7 @@ from t5x_lite.data import loader, seqio_source
 from t5x_lite.data.pairs import Aligned, text_ids
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Stream
-from t5x_lite.model.heads import ProjectionHead, SentenceHead, Tower
+from t5x_lite.model.heads import SentenceHead, SimilarityHead, Tower
 from t5x_lite.objectives.contrastive import mlm_simcse
 from t5x_lite.objectives.pairs import EncodePairs, Pairs, dual_encoder, supervised_simcse
 from t5x_lite.objectives.similarity import pool_last_two, pool_mean
@@ -107,10 +107,10 @@ def test_objectives_have_the_settings_given():
 
     t5x = dual_encoder(margin=0.1).terms['dual_encoder']
     assert (t5x.loss.temperature, t5x.loss.directions, t5x.loss.margin) == (0.01, 'sum', 0.1)
-    assert t5x.head == ProjectionHead()
+    assert t5x.head == SimilarityHead()
     clip = dual_encoder(separate=True, temperature=0.07, learn_temperature=True, projection=8)
     head = clip.terms['dual_encoder'].head
-    assert head == ProjectionHead(size=8, separate=True, temperature=0.07)
+    assert head == SimilarityHead(size=8, separate=True, temperature=0.07)
     assert clip.terms['dual_encoder'].loss.temperature is None
     assert clip.parts == {'passage_encoder': Tower()}
     assert dual_encoder(pool=pool_last_two).forward.every_layer

@@ -269,7 +269,7 @@ def test_a_learned_temperature_is_the_heads_and_is_reported():
     means = loss(None, Head(), outputs, batch)
     assert float(means['scale'].value) == pytest.approx(14.0, rel=1e-6)
     for head in (None, SimpleNamespace()):
-        with pytest.raises(ConfigError, match=r'ProjectionHead\(temperature=0.07\)'):
+        with pytest.raises(ConfigError, match=r'SimilarityHead\(temperature=0.07\)'):
             loss.compare(None, head, dict.fromkeys(loss.views, jnp.ones((2, 4))), batch)
 
 
