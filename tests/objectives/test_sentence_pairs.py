@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import test_step
 
+from t5x_lite import sharding, step
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
+from t5x_lite.evaluate import LossEval
 from t5x_lite.experiment import Experiment, Stream
 from t5x_lite.interop.families import bert as bert_files
 from t5x_lite.model.config import ModelConfig
@@ -178,6 +180,20 @@ def test_it_overfits_a_batch(objective):
     if 'mlm' in objective.terms:
         assert last['p/mlm/nll'] < 0.05
     assert 0 < last[f'{prefix}/positive_share'] < 1
+
+
+def test_a_stream_without_scored_tokens_has_held_out_losses():
+    """Of real text, where the last batch is padded; the share is that of the split's rows."""
+    run = experiment(nsp(), dict(vocab=8192, embed=8, mlp=8), length=128)
+    stream = dataclasses.replace(run.streams['p'], mixture='corpus_en_pd')
+    run = dataclasses.replace(
+        run, streams={'p': stream}, imports=('t5x_lite.data.tasks.corpus_en_pd',)
+    )
+    mesh = sharding.make_mesh(run.mesh, jax.devices()[:1])
+    values = dict(LossEval(baseline=1).open(run, mesh)(step.init_state(run).params))
+    assert values.keys() == {'p/loss', 'p/accuracy', 'p/positive_share'}
+    assert values['p/loss'] == pytest.approx(np.log(2), abs=0.01)
+    assert 0.5 < values['p/positive_share'] < 0.6
 
 
 def test_microbatches_change_no_number():
