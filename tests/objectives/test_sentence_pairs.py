@@ -21,6 +21,7 @@ from t5x_lite.model.heads import ClassifierHead
 from t5x_lite.model.transformer import build
 from t5x_lite.objectives.losses import ClassLoss, pool_cls
 from t5x_lite.objectives.mlm import MaskedLM
+from t5x_lite.objectives.packed import packed
 from t5x_lite.objectives.sentence_pairs import (
     NextSentence,
     SentenceOrder,
@@ -280,6 +281,12 @@ def test_a_vocabulary_that_ends_no_sentence_is_refused(vocabulary):
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@each
+def test_packing_is_refused(objective):
+    with pytest.raises(ConfigError, match=f'packed: {objective.converter.kind}_labels of shape'):
+        packed(objective=objective).converter.check(LENGTHS)
 
 
 def test_equal_settings_are_equal_objectives():
