@@ -114,6 +114,7 @@ class Experiment:
             raise ConfigError('Experiment: streams={} must hold at least one Stream')
         for name, stream in self.streams.items():
             self._check_stacks(name, stream)
+            self._check_types(name, stream)
             self._check_views(name, stream)
             self._check_rows(name, stream)
             self._check_lengths(name, stream)
@@ -133,6 +134,13 @@ class Experiment:
                 f"Stream '{name}': its objective runs through the {missing[0]}, but the model has "
                 f'{missing[0]}_layers=0; set model.{missing[0]}_layers, or choose an objective for '
                 f'{" and ".join(self.model.stacks)}'
+            )
+
+    def _check_types(self, name: str, stream: Stream) -> None:
+        if self.model.types < 2 and 'token_type_ids' in stream.spec():
+            raise ConfigError(
+                f"Stream '{name}': its rows are pairs of sentences, but model.types="
+                f'{self.model.types} cannot tell the first from the second; set model.types=2'
             )
 
     def _check_views(self, name: str, stream: Stream) -> None:

@@ -67,7 +67,10 @@ class MaskedLM:
         return 2 * lengths['targets']
 
     def batch(self, rows: packing.Rows, lengths, vocabulary, uniforms) -> dict[str, np.ndarray]:
-        rows = packing.frame(rows, vocabulary)
+        return self.corrupt(packing.frame(rows, vocabulary), vocabulary, uniforms)
+
+    def corrupt(self, rows: packing.Rows, vocabulary, uniforms) -> dict[str, np.ndarray]:
+        """The arrays of `spec` for rows [B, L] that have their special tokens already."""
         scores_BxL, changes_BxL = np.split(uniforms, 2, axis=1)
         open_BxL = (rows.segments > 0) & ~vocabulary.special[rows.tokens]
         counts_B = noise.prediction_counts(rows.lengths, self.rate, self.max_predictions)
