@@ -24,12 +24,9 @@ class Spans(NamedTuple):
 @functools.cache
 def poisson(mean: float) -> np.ndarray:
     """P(length <= k) of Poisson's distribution for k = 0, 1, .., up to where it is 1."""
-    shares, share, k = [], math.exp(-mean), 0
-    while share > 1e-18 or k < mean:
-        shares.append(share)
-        k += 1
-        share *= mean / k
-    return np.cumsum(shares)
+    most = int(mean + 12 * math.sqrt(mean) + 24)
+    log_share = lambda k: k * math.log(mean) - mean - math.lgamma(k + 1)
+    return np.cumsum([math.exp(log_share(k)) for k in range(most)])
 
 
 @functools.cache

@@ -47,8 +47,8 @@ class Noise:
     def __post_init__(self):
         for field in SHARES:
             check_share('denoising', field, getattr(self, field), default=getattr(Noise, field))
-        if self.mean_span < 1:
-            raise ConfigError(f'denoising: mean_span={self.mean_span} must be 1 or more; try 3')
+        if not 1 <= self.mean_span <= 1000:
+            raise ConfigError(f'denoising: mean_span={self.mean_span} must be in [1, 1000]; try 3')
 
     @property
     def masks(self) -> bool:

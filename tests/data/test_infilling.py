@@ -25,7 +25,14 @@ def test_lengths_are_the_inverse_of_the_distribution():
     e = math.exp(-3)  # P(0) = e, P(1) = 3e, P(2) = 4.5e
     draws = np.array([[0.0, e - 1e-9, e + 1e-9, 4 * e - 1e-9, 4 * e + 1e-9, 1 - 2**-53]])
     lengths = infilling.draw_lengths(infilling.poisson(3.0), draws)
-    assert lengths[0, :5].tolist() == [0, 0, 1, 1, 2] and 20 < lengths[0, 5] < 40
+    assert lengths[0, :5].tolist() == [0, 0, 1, 1, 2] and 20 < lengths[0, 5] < 50
+
+
+@pytest.mark.parametrize('mean', [1.0, 3.0, 64.0, 1000.0])
+def test_the_distribution_ends_at_1_and_has_its_mean(mean):
+    cumulative = infilling.poisson(mean)
+    assert cumulative[-1] == pytest.approx(1, abs=1e-12)
+    assert (1 - cumulative).sum() == pytest.approx(mean, rel=1e-9)
 
 
 def test_ngrams_are_of_1_to_3_in_proportion_to_1_over_n():

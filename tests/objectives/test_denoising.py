@@ -266,7 +266,7 @@ def test_the_presets_are_the_published_values():
         ({'token_masking': 2}, r'token_masking=2 must be in'),
         ({'token_deletion': 2}, r'token_deletion=2 must be in'),
         ({'rotation': 2}, r'rotation=2 must be in'),
-        ({'mean_span': 0.5}, r'mean_span=0.5 must be 1 or more; try 3'),
+        ({'mean_span': 0.5}, r'mean_span=0.5 must be in \[1, 1000\]; try 3'),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
