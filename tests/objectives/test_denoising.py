@@ -149,12 +149,11 @@ def test_targets_are_the_text_and_eos_ends_both_sides(settings, length):
     assert (tokens >= 0).all()
 
 
-def long_rows(settings, rows=200, words=400, **changes):
+def long_rows(settings, rows=200, words=400):
     """Inputs and texts of rows of one-token words, without sentences."""
-    info = dataclasses.replace(fixtures.vocabulary(), **changes)
     texts = np.random.default_rng(0).integers(7, 56, (rows, words))
     lengths = {'inputs': words + 1, 'targets': words + 1}
-    return inputs(settings, info, texts, lengths), texts
+    return inputs(settings, fixtures.vocabulary(), texts, lengths), texts
 
 
 def test_30_percent_of_the_words_are_hidden_in_spans_of_poissons_lengths():
