@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from t5x_lite.data import mixture, noise, packing
+from t5x_lite.data import mixed_rows, noise, packing
 from t5x_lite.data.vocabularies import MODES
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.objective import Objective, Schedule, Term, encode_decode
@@ -194,13 +194,15 @@ class DenoiserMixture:
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         sizes = [size.raw for size in self._sizes(lengths)]
-        return mixture.Mixed(sizes, [denoiser.share for denoiser in self.denoisers], seed)
+        return mixed_rows.ConcatenateByKind(
+            sizes, [denoiser.share for denoiser in self.denoisers], seed
+        )
 
     def draws(self, lengths: Mapping[str, int]) -> int:
         return max(size.raw for size in self._sizes(lengths))
 
     def batch(
-        self, rows: mixture.MixedRows, lengths, vocabulary, uniforms
+        self, rows: mixed_rows.MixedRows, lengths, vocabulary, uniforms
     ) -> dict[str, np.ndarray]:
         inputs_BxL = np.zeros((len(rows.kinds), lengths['inputs']), np.int32)
         targets_BxL = np.zeros((len(rows.kinds), lengths['targets']), np.int32)

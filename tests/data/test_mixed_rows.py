@@ -4,14 +4,14 @@
 import numpy as np
 import pytest
 
-from t5x_lite.data.mixture import Mixed
+from t5x_lite.data.mixed_rows import ConcatenateByKind
 
 SIZES, SHARES = [4, 7, 5], [2, 3, 1]
 TEXT = np.arange(1, 1001, dtype=np.int32)
 
 
 def fill(*documents, seed=(3,), sizes=SIZES, shares=SHARES):
-    cutter = Mixed(sizes, shares, seed)
+    cutter = ConcatenateByKind(sizes, shares, seed)
     for tokens in documents:
         cutter.add({'targets': np.asarray(tokens, np.int32)})
     return cutter
@@ -69,7 +69,7 @@ def test_a_position_saved_in_mid_cycle_goes_on_with_the_same_rows(taken):
     cutter = fill(TEXT[:500])
     cutter.take(taken)
     saved = {name: np.asarray(value) for name, value in cutter.state().items()}
-    other = Mixed(SIZES, SHARES, (3,))
+    other = ConcatenateByKind(SIZES, SHARES, (3,))
     other.restore(saved)
     for each in (cutter, other):
         each.add({'targets': TEXT[500:]})

@@ -23,7 +23,7 @@ class MixedRows(NamedTuple):
     kinds: np.ndarray
 
 
-class Mixed(packing.Concatenate):
+class ConcatenateByKind(packing.Concatenate):
     """Documents joined without marks and cut to rows of several kinds.
 
     In each cycle of sum(shares) rows there are `shares[k]` rows of kind k, in an order drawn anew:
