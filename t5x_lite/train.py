@@ -174,7 +174,8 @@ def log(now: int, run: Run) -> dict[str, float]:
 
 def log_term_norms(now: int, state, batches, run: Run) -> dict[str, float]:
     """Writes the gradient norm of each term on the batches just used, after their update."""
-    norms = jax.device_get(run.term_norms(state, batches))
+    with run.window.timing('eval'):
+        norms = jax.device_get(run.term_norms(state, batches))
     values = {f'train/{name}': float(norm) for name, norm in norms.items()}
     run.writer.write(now, values)
     return values
