@@ -89,7 +89,8 @@ def join(both: Mapping[str, np.ndarray], eos: int | None) -> tuple[packing.Rows,
     for side in ('encoder', 'decoder'):
         if (both[f'{side}_segment_ids'] > 1).any():
             raise ConfigError(
-                f'joined: {side}_segment_ids must be one segment in each row; switch packing off'
+                f'joined: {side}_segment_ids must be one segment in each row; join first, then '
+                'pack: packed(objective=joined(...))'
             )
     inputs_B = np.count_nonzero(both['encoder_segment_ids'], axis=1)
     last_B = inputs_BxL[np.arange(len(inputs_B)), np.maximum(inputs_B - 1, 0)]

@@ -137,7 +137,7 @@ def test_an_objective_keeps_its_terms():
                 },
                 1,
             ),
-            'one segment in each row; switch packing off',
+            'one segment in each row; join first, then pack',
         ),
     ],
 )

@@ -19,6 +19,7 @@ from t5x_lite.experiment import Experiment, Stream
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.transformer import build
 from t5x_lite.objective import decode
+from t5x_lite.objectives.packed import packed
 from t5x_lite.objectives.ul2 import (
     UL2,
     UL2R,
@@ -58,8 +59,9 @@ def mixed(converter, vocabulary, lengths, tokens, count=None, seed=()):
     cutter.add({'targets': np.asarray(tokens, np.int32)})
     if count is None:
         cutter.flush()
-    rows = cutter.take(cutter.ready() if count is None else count)
-    numbers = uniforms((0,), 0, len(rows.kinds), converter.draws(lengths))
+    count = cutter.ready() if count is None else count
+    rows = cutter.take(count)
+    numbers = uniforms((0,), 0, count, converter.draws(lengths))
     return rows, converter.batch(rows, lengths, vocabulary, numbers)
 
 
@@ -251,6 +253,22 @@ def test_ul2r_joins_mode_prefix_and_rest(modes):
     }
     for name, expected in arrays.items():
         np.testing.assert_array_equal(out[name], [expected + [0] * 6], err_msg=name)
+
+
+def test_short_rows_of_ul2r_can_be_packed_and_no_token_is_lost(large):
+    lengths, tokens = {'inputs': 20, 'targets': 20}, np.arange(2000) % 11 + 6
+    _, plain = mixed(ul2r().converter, large, lengths, tokens)
+    converter = packed(objective=ul2r()).converter
+    converter.check(lengths, large)
+    _, out = mixed(converter, large, lengths, tokens)
+    segments_BxL, alone_BxL = (x['decoder_segment_ids'] for x in (out, plain))
+    assert len(segments_BxL) < 0.8 * len(alone_BxL)
+    assert segments_BxL.max(1).sum() == len(alone_BxL)
+    assert np.count_nonzero(segments_BxL) == np.count_nonzero(alone_BxL)
+    # Each segment has a prefix of its own, at its beginning.
+    first_BxL = (out['decoder_positions'] == 0) & (segments_BxL > 0)
+    assert out['decoder_causal_attention'][first_BxL].all()
+    assert not out['decoder_loss_weights'][first_BxL].any()
 
 
 def test_in_a_decoder_alone_no_target_sees_itself_or_a_later_one(large):
