@@ -1,4 +1,4 @@
-"""Factorisation orders: spans of words to predict in blocks of a row, and the order they come in."""
+"""Factorisation orders: spans of words to predict, in blocks of a row, and in what order."""
 # SPDX-License-Identifier: Apache-2.0
 
 from dataclasses import dataclass
@@ -84,9 +84,7 @@ class Factorisation:
         index_L = np.arange(self.length)
         begins_SxM, ends_SxM = walk(
             self._strips(starts_BxL & (index_L < lengths_B[:, None]), False),
-            np.clip(
-                lengths_B[:, None] - self.width * np.arange(self.blocks), 0, self.width
-            ).ravel(),
+            np.diff(self._ends(lengths_B), axis=1).ravel(),
             *span_sizes(strips(for_spans), self.longest),
             group=self.group,
             whole_words=self.whole_words,
@@ -103,9 +101,12 @@ class Factorisation:
     def budgets(self, lengths_B: np.ndarray) -> np.ndarray:
         """How many tokens of each block are predicted, [B, blocks]."""
         counts_Bx1 = np.maximum(1, lengths_B // self.group)[:, None]
-        ends = np.minimum(self.width * np.arange(self.blocks + 1), lengths_B[:, None])
-        upto = -(-counts_Bx1 * ends // np.maximum(lengths_B, 1)[:, None])
+        upto = -(-counts_Bx1 * self._ends(lengths_B) // np.maximum(lengths_B, 1)[:, None])
         return np.diff(upto, axis=1)
+
+    def _ends(self, lengths_B: np.ndarray) -> np.ndarray:
+        """0, and where each block ends in rows of so many tokens, [B, blocks + 1]."""
+        return np.minimum(self.width * np.arange(self.blocks + 1), lengths_B[:, None])
 
     def _strips(self, x_BxL: np.ndarray, fill) -> np.ndarray:
         """Blocks of rows [B, L] one below the other, [S, P], the last of a row filled up."""

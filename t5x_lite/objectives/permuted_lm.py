@@ -132,7 +132,7 @@ class PermutedLM:
 
 
 def word_starts(tokens_BxL, special_BxL, vocabulary) -> np.ndarray:
-    """Where words begin, bool [B, L]: each special token is one, and what follows one begins one."""
+    """Where words begin, bool [B, L]: also at each special token and behind it."""
     after_BxL = np.pad(special_BxL[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     return vocabulary.starts_word[tokens_BxL] | special_BxL | after_BxL
 
