@@ -223,10 +223,15 @@ class Experiment:
 
     def _check_lengths(self, name: str, stream: Stream) -> None:
         longest = self.model.positions.max_length
-        for array, (shape, _) in stream.objective.converter.spec(stream.lengths).items():
-            if longest is not None and shape and shape[0] > longest:
+        spec = stream.objective.converter.spec(stream.lengths)
+        if ordered := 'encoder_order' in spec:
+            self.model.check_order(f"Stream '{name}'")
+        for array, (shape, _) in spec.items():
+            # Query tokens behind the text have the positions of the tokens they predict.
+            length = max(stream.lengths.values()) if ordered else (*shape, 0)[0]
+            if longest is not None and length > longest:
                 raise ConfigError(
-                    f"Stream '{name}': {array} has length {shape[0]}, but model.positions knows "
+                    f"Stream '{name}': {array} has length {length}, but model.positions knows "
                     f'{longest}; shorten lengths={dict(stream.lengths)} or enlarge positions'
                 )
 

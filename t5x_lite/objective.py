@@ -118,12 +118,16 @@ def needs(*stacks: str, dropout: bool = False):
 
 @needs('encoder')
 def encode(model, batch: Batch, key=None) -> Outputs:
-    """One pass through the encoder: `encoder_hidden` [B, L, D]."""
+    """One pass through the encoder: `encoder_hidden` [B, L, D]; who sees whom by order if given."""
+    order = None
+    if 'encoder_order' in batch:
+        order = batch['encoder_order'], batch['encoder_reach']
     hidden_BxLxD = model.encode(
         batch['encoder_input_tokens'],
         segments=batch['encoder_segment_ids'],
         positions=batch['encoder_positions'],
         types=batch.get('token_type_ids'),
+        order=order,
         key=key,
     )
     return {'encoder_hidden': hidden_BxLxD}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.model.attention import HIDDEN, causal_mask, segment_mask, soft_cap
+from t5x_lite.model.attention import HIDDEN, causal_mask, order_mask, segment_mask, soft_cap
 from t5x_lite.model.blocks import Block, Context
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.layers import Embedding, Linear, Norm, dropout
@@ -114,14 +114,23 @@ class Model(nnx.Module):
         self.output = None if config.tied else Embedding(*table, spread, rngs)
         self.heads = nnx.Dict({k: head.build(config, rngs) for k, head in (heads or {}).items()})
 
-    def encode(self, tokens_BxL, *, segments=None, positions=None, types=None, key=None):
+    def encode(
+        self, tokens_BxL, *, segments=None, positions=None, types=None, order=None, key=None
+    ):
         """Hidden states [B, L, D] of the encoder. Segment 0 is padding; dropout if key.
 
-        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None.
+        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None. `order`, a pair of
+        integers [B, L] (order, reach), lets a token see those of its segment whose order is at most
+        its own reach; all of them if None.
         """
         if self.encoder is None:
             raise ConfigError('Model.encode: encoder_layers=0, there is no encoder')
         segments = jnp.ones_like(tokens_BxL) if segments is None else segments
+        mask = segment_mask(segments, segments)
+        if order is not None:
+            self.config.check_order('Model.encode')
+            order_BxL, reach_BxL = order
+            mask = mask & order_mask(reach_BxL, order_BxL)
         index_L = jnp.arange(tokens_BxL.shape[1])
         context = Context(
             positions_BxL=_positions(tokens_BxL, positions),
@@ -129,7 +138,7 @@ class Model(nnx.Module):
             key_M=index_L,
             bidirectional=True,
             types_BxL=types,
-            mask=segment_mask(segments, segments),
+            mask=mask,
             bias=self.encoder.bias(index_L, index_L, True),
         )
         return self.encoder(self.embed(tokens_BxL), context, key)[0]
