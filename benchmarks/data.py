@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from t5x_lite.data.masking import Ngrams, Spans, WholeWords
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.data.vocabularies import VocabularyInfo
 from t5x_lite.objective import Objective
@@ -42,6 +43,9 @@ def vocabulary() -> VocabularyInfo:
 
 def objectives(length: int) -> Iterator[tuple[str, Objective, dict[str, int]]]:
     yield 'mlm', mlm(), {'targets': length}
+    yield 'mlm, static', mlm(static=10), {'targets': length}
+    for choose in (WholeWords(), Ngrams(), Spans()):
+        yield f'mlm, {type(choose).__name__}', mlm(choose=choose), {'targets': length}
     yield 'span_corruption', span_corruption(), {'inputs': length, 'targets': length}
     yield 'causal_lm', causal_lm(), {'targets': length}
     yield 'simcse', simcse(), {'targets': 32}

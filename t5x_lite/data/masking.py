@@ -139,7 +139,7 @@ class Spans:
 class Entities:
     """Annotated entities as wholes, all other text by whole words: knowledge masking (ERNIE).
 
-    Examples have a feature `entities`: 0 for no entity, else the entity's number in its document.
+    Examples have a feature `entities`: 0 for no entity, else the entity's number in its text.
     Entities and words have equal chances. With `together` an entity or word is masked, randomised
     or kept as a whole. Source: Sun et al. 2019 (ERNIE), without its phrases.
     """
@@ -198,7 +198,7 @@ class Units(NamedTuple):
         return np.take_along_axis(values_BxL, self.begins_BxU, axis=1)
 
     def spread(self, open_BxL: np.ndarray, leaders_BxU: np.ndarray) -> np.ndarray:
-        """What `Choice.units` returns, by each unit's leader: the first one taken with it, or -1."""
+        """What `Choice.units` returns, by each unit's leader: the first one of its run, or -1."""
         begins_BxU = np.take_along_axis(self.begins_BxU, np.maximum(leaders_BxU, 0), axis=1)
         begins_BxU = np.where(leaders_BxU >= 0, begins_BxU, -1)
         index_BxL = np.maximum(self.index_BxL, 0)

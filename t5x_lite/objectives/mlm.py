@@ -50,7 +50,7 @@ class MaskedLM:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ConfigError(f'mlm: {field}={value} must be 1 or more; use None for {none}')
-        if not hasattr(self.choose, 'units'):
+        if isinstance(self.choose, type) or not hasattr(self.choose, 'units'):
             raise ConfigError(
                 f'mlm: choose={self.choose!r} must be a value of t5x_lite.data.masking; '
                 'try masking.WholeWords()'
@@ -154,8 +154,7 @@ def mlm(
 ) -> Objective:
     """Masked LM on lengths {'targets': L}. BERT: max_predictions 20 at L = 128, 76 at 512.
 
-    `choose`: masking.Tokens, WholeWords, Ngrams (ALBERT), Spans (SpanBERT), Entities (ERNIE). A
-    higher rate for training, as ModernBERT's 0.3, is compared at that rate only.
+    `choose`: masking.Tokens, WholeWords, Ngrams (ALBERT), Spans (SpanBERT), Entities (ERNIE).
     """
     converter = MaskedLM(
         rate=rate,
