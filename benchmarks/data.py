@@ -43,9 +43,10 @@ def vocabulary() -> VocabularyInfo:
 
 def objectives(length: int) -> Iterator[tuple[str, Objective, dict[str, int]]]:
     yield 'mlm', mlm(), {'targets': length}
-    yield 'mlm, static', mlm(static=10), {'targets': length}
-    for choose in (WholeWords(), Ngrams(), Spans()):
-        yield f'mlm, {type(choose).__name__}', mlm(choose=choose), {'targets': length}
+    yield 'mlm_static', mlm(static=10), {'targets': length}
+    yield 'mlm_words', mlm(choose=WholeWords()), {'targets': length}
+    yield 'mlm_ngrams', mlm(choose=Ngrams()), {'targets': length}
+    yield 'mlm_spans', mlm(choose=Spans()), {'targets': length}
     yield 'span_corruption', span_corruption(), {'inputs': length, 'targets': length}
     yield 'causal_lm', causal_lm(), {'targets': length}
     yield 'simcse', simcse(), {'targets': 32}
