@@ -109,7 +109,7 @@ class Spans:
     The distribution is cut off at `most` and scaled to 1: p 0.2 and 10 have a mean of 3.8 words. A
     span begins at a uniform word and ends early before a chosen word, or where the budget ends.
     With `together` a span is masked (80 %), randomised (10 %) or kept (10 %) as a whole. SpanBERT's
-    own code may cut the last word of the last span, and lets spans run into each other. Source:
+    own code may cut the last word of the last span, and makes one of spans that touch. Source:
     Joshi et al. 2019.
     """
 
@@ -141,7 +141,8 @@ class Entities:
 
     Examples have a feature `entities`: 0 for no entity, else the entity's number in its text.
     Entities and words have equal chances. With `together` an entity or word is masked, randomised
-    or kept as a whole. Source: Sun et al. 2019 (ERNIE), without its phrases.
+    or kept as a whole; ERNIE's own code decides for each token. An entity's tokens stand together.
+    Source: Sun et al. 2019 (ERNIE), without its phrases.
     """
 
     together: bool = True
@@ -244,10 +245,8 @@ def take(
             wanted_BxK = np.arange(most) < wanted_BxU[rows, first][:, None]
             run_BxK = _run(units, rows, first, left_B[rows], wanted_BxK)
             free_BxK = leaders_BxU[rows[:, None], _places(units, first, most)] < 0
-            if cut:
-                run_BxK &= np.logical_and.accumulate(free_BxK, axis=1)
-            else:
-                run_BxK &= (free_BxK | ~run_BxK).all(1, keepdims=True)
+            clear_BxK = np.logical_and.accumulate(free_BxK | ~run_BxK, axis=1)
+            run_BxK &= clear_BxK if cut else clear_BxK[:, -1:]
             which, offsets = np.nonzero(run_BxK)
             rows, first, members = rows[which], first[which], first[which] + offsets
         leaders_BxU[rows, members] = first

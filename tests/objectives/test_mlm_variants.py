@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+from pathlib import Path
 
 import fixtures
 import numpy as np
 import pytest
 
+from t5x_lite import config
 from t5x_lite.data.masking import Entities, Ngrams, Spans, Tokens, WholeWords
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
@@ -19,6 +21,7 @@ CHOICES = (Tokens(), WholeWords(), Ngrams(), Spans(), Entities())
 named = pytest.mark.parametrize('choose', CHOICES, ids=lambda c: type(c).__name__)
 LENGTHS = {'targets': 32}
 ROWS = 40
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
@@ -180,6 +183,15 @@ def test_the_default_is_tokens_with_the_same_numbers_as_ever(words):
     assert mlm() == mlm(choose=Tokens()) != mlm(choose=WholeWords())
     assert MaskedLM().draws(LENGTHS) == 64
     assert MaskedLM(choose=Spans()).draws(LENGTHS) == 128
+
+
+@pytest.mark.parametrize(
+    'name, choose',
+    [('whole_word', WholeWords()), ('ngram', Ngrams()), ('span', Spans()), ('entity', Entities())],
+)
+def test_every_variant_has_its_gin_file(name, choose):
+    files = [str(PROJECT / f'configs/{f}.gin') for f in ('runs/mlm_mini', f'objectives/mlm_{name}')]
+    assert config.load(files).experiment.streams['mlm'].objective == mlm(choose=choose)
 
 
 def test_only_entities_ask_for_annotations():
