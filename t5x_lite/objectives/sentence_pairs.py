@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t5x_lite.data import packing, sentence_pairs, sentences
+from t5x_lite.data.masking import Ngrams
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.heads import ClassifierHead, MaskedLMHead
 from t5x_lite.objective import Objective, Schedule, Term, encode
@@ -32,6 +33,11 @@ class _SentencePairs:
 
     def __post_init__(self):
         check_share(self.kind, 'short_share', self.short_share, default=0.1)
+        if self.masking and self.masking.choose.features:
+            raise ConfigError(
+                f'{self.kind}: masking={self.masking.choose} reads annotations, which sentences '
+                'lose when they are paired; try masking.WholeWords(), or mlm() as another stream'
+            )
 
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
         least = {'targets': 2 + sentence_pairs.SPECIAL}
@@ -165,14 +171,14 @@ def bert(
 
 def albert(
     *,
-    masking: MaskedLM = MaskedLM(),  # noqa: B008  a frozen value
+    masking: MaskedLM = MaskedLM(choose=Ngrams()),  # noqa: B008  a frozen value
     short_share: float = 0.1,
     mlm_weight: float | Schedule = 1.0,
     sop_weight: float | Schedule = 1.0,
 ) -> Objective:
     """ALBERT's pre-training, masked LM and sentence order 1:1; needs model.types=2.
 
-    ALBERT masks n-grams; `masking` says how it is done here. Source: Lan et al. 2019.
+    It masks n-grams of up to three words. Source: Lan et al. 2019.
     """
     converter = SentenceOrder(masking=masking, short_share=short_share)
     return with_mlm(converter, mlm_weight, sop_weight)
