@@ -200,6 +200,18 @@ def vocab(options) -> None:
     print(options.to.resolve())
 
 
+def show_data(options) -> None:
+    from t5x_lite import data_commands
+
+    data_commands.show(options, load)
+
+
+def data_stats(options) -> None:
+    from t5x_lite import data_commands
+
+    data_commands.stats(options, load)
+
+
 def use_data_dir(folder: str | None) -> None:
     """Where TFDS datasets are looked for, as T5X's --tfds_data_dir."""
     if folder is None:
@@ -220,4 +232,6 @@ COMMANDS = {
     'ckpt import': import_weights,
     'ckpt export': export_weights,
     'data vocab': vocab,
+    'data show': show_data,
+    'data stats': data_stats,
 }
