@@ -4,62 +4,81 @@
 import dataclasses
 import importlib
 import json
+import os
 import pkgutil
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from t5x_lite import paint_html
-from t5x_lite.data import measure, seqio_source, tasks
+from t5x_lite.data import measure, seqio_source
 from t5x_lite.data import show as views
+from t5x_lite.data import tasks as shipped
 from t5x_lite.errors import ConfigError
 from t5x_lite.paint_text import Painter, in_colour
 
 
-def show(options, load: Callable) -> None:
-    """Prints documents step by step and, of a config, rows of every stream; `--html` a page."""
+def run(options, load: Callable) -> None:
+    """One of the two commands; `load` makes the options' config a config.Loaded.
+
+    Raises:
+      ConfigError: no such task, config, split or data; a page that cannot be written.
+    """
     check_page(options.html)
-    how = dict(split=options.split, count=options.examples)
     experiment = find_experiment(options, load)
+    text, page = COMMANDS[options.command](options, experiment)
+    if options.html:
+        options.html.write_text(page(), encoding='utf-8')
+    try:
+        print(*text, sep='\n', flush=True)
+        if options.html:
+            print(options.html.resolve(), file=sys.stderr if quiet(options) else sys.stdout)
+    except BrokenPipeError:  # who reads it, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def quiet(options) -> bool:
+    """Whether stdout holds JSON and nothing else."""
+    return getattr(options, 'json', False)
+
+
+def show(options, experiment) -> tuple[Iterable[str], Callable[[], str]]:
+    """Documents step by step and, of a config, rows of every stream: lines, and their page."""
+    how = dict(split=options.split, count=options.examples)
+    streams = []
     if experiment is None:
-        found = views.task_views(options.config, **how, **find_task(options))
-        streams = []
+        tasks = views.task_views(options.config, **how, **find_task(options))
     else:
         own = dict(seed=experiment.seed, imports=experiment.imports)
         names = dict.fromkeys(stream.mixture for stream in experiment.streams.values())
-        found = [view for name in names for view in views.task_views(name, **how, **own)]
+        tasks = [view for name in names for view in views.task_views(name, **how, **own)]
         streams = [views.stream_view(experiment, name, **how) for name in experiment.streams]
     painter = make_painter(options.tokens)
-    for view in found:
-        print(*painter.task(view), '', sep='\n')
-    for view in streams:
-        print(*painter.stream(view), '', sep='\n')
-    if options.html:
-        write_page(options.html, paint_html.views_page(title(options), found, streams))
+    drawn = [*map(painter.task, tasks), *map(painter.stream, streams)]
+    page = lambda: paint_html.views_page(title(options), tasks, streams)
+    return (line for lines in drawn for line in (*lines, '')), page
 
 
-def stats(options, load: Callable) -> None:
-    """Prints numbers of tasks and, of a config, of every stream; `--json`, `--html` a page."""
-    check_page(options.html)
-    experiment = find_experiment(options, load)
+def stats(options, experiment) -> tuple[Iterable[str], Callable[[], str]]:
+    """Numbers of tasks and, of a config, of every stream: lines or JSON, and their page."""
     if experiment is None:
         how = dict(documents=options.documents, **find_task(options))
         found = measure.of_mixture(options.config, options.split, **how)
     else:
         how = dict(documents=options.documents, batches=options.batches)
         found = measure.of_experiment(experiment, options.split, **how)
+    page = lambda: paint_html.stats_page(title(options), found)
     if options.json:
-        print(json.dumps(found.as_json(), indent=2))
-    else:
-        print(*make_painter().stats(found), sep='\n')
-    if options.html:
-        page = paint_html.stats_page(title(options), found)
-        write_page(options.html, page, quiet=options.json)
+        return [json.dumps(found.as_json(), indent=2)], page
+    return make_painter().stats(found), page
 
 
 def find_experiment(options, load: Callable):
     """The experiment that the options describe, or None if they name a task or mixture."""
     name = options.config
+    if name is None and not options.gin_file:
+        raise ConfigError(f'{options.command}: name a task, a mixture, or a .gin or .py file')
     if name is not None and not name.endswith(('.gin', '.py')) and '/' not in name:
         if options.set or options.gin_file or options.gin_bindings or options.smoke:
             raise ConfigError(
@@ -75,13 +94,10 @@ def find_experiment(options, load: Callable):
 
 def find_task(options) -> dict:
     """Seed and imports of a task or mixture: those shipped with the package are known by name."""
-    from t5x_lite.main import use_data_dir
-
-    use_data_dir(options.tfds_data_dir)
     if (options.seed or 0) < 0:
         raise ConfigError(f'--seed={options.seed} must be 0 or more')
     seqio_source.import_seqio()
-    for module in pkgutil.iter_modules(tasks.__path__, f'{tasks.__name__}.'):
+    for module in pkgutil.iter_modules(shipped.__path__, f'{shipped.__name__}.'):
         importlib.import_module(module.name)
     return dict(seed=options.seed or 0, imports=tuple(options.imports))
 
@@ -101,7 +117,4 @@ def check_page(file: Path | None) -> None:
         raise ConfigError(f'--html={file}: must be a file in a folder that exists')
 
 
-def write_page(file: Path, page: str, *, quiet: bool = False) -> None:
-    file.write_text(page, encoding='utf-8')
-    if not quiet:
-        print(file.resolve())
+COMMANDS = {'data show': show, 'data stats': stats}

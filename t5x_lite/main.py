@@ -200,16 +200,11 @@ def vocab(options) -> None:
     print(options.to.resolve())
 
 
-def show_data(options) -> None:
+def look_at_data(options) -> None:
     from t5x_lite import data_commands
 
-    data_commands.show(options, load)
-
-
-def data_stats(options) -> None:
-    from t5x_lite import data_commands
-
-    data_commands.stats(options, load)
+    use_data_dir(options.tfds_data_dir)
+    data_commands.run(options, load)
 
 
 def use_data_dir(folder: str | None) -> None:
@@ -232,6 +227,6 @@ COMMANDS = {
     'ckpt import': import_weights,
     'ckpt export': export_weights,
     'data vocab': vocab,
-    'data show': show_data,
-    'data stats': data_stats,
+    'data show': look_at_data,
+    'data stats': look_at_data,
 }

@@ -60,7 +60,8 @@ def _legend() -> str:
 
 
 def _task(view: TaskView) -> str:
-    left = ''.join(
+    left = f'<p class="soft">{view.order()}</p>' if view.documents else ''
+    left += ''.join(
         f'<p class="soft">{html.escape(visible(step))} left out {count:,} documents on the way.</p>'
         for step, count in view.left_out.items()
     )
@@ -89,8 +90,8 @@ def _value(value: Value) -> str:
     kind = f', {value.kind}' if value.kind else ''
     body = f'<span class="soft">{WORDS[value.change]}{html.escape(kind)}</span>'
     if value.change in '+~':
-        text = f'<div class="text">{html.escape(_printable(value.text))}</div>'
-        body += _group(value.tokens) if value.tokens else text
+        body += f'<div class="text">{html.escape(_printable(value.text))}</div>'
+        body += _group(value.tokens) if value.tokens else ''
     return f'<dt>{value.change} {html.escape(value.name)}</dt><dd>{body}</dd>'
 
 

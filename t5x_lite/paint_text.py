@@ -29,8 +29,8 @@ PLACES, PIECES = 120, 40
 BAR = 40  # characters of the longest bar
 LEGEND = (
     'Under each token stands what is at its place in the other arrays. | before a token: a new '
-    'segment begins. * after a target: it is scored (no star where all are). Arrays of equal values or of positions are '
-    'described in a line below. ▁ is a space.'
+    'segment begins. * after a target: it is scored (no star where all are). Arrays of equal '
+    'values or of positions are described below. ▁ is a space, ↵ a line break.'
 )
 
 
@@ -58,8 +58,7 @@ class Painter:
         yield self.ink(f'task {view.name}, split {view.split}', 'strong')
         for step, count in view.left_out.items():
             yield f'  {step} left out {count:,} documents on the way'
-        if not view.documents:
-            yield '  no document reached the end'
+        yield f'  {view.order()}' if view.documents else '  No document reached the end.'
         for i, steps in enumerate(view.documents, 1):
             yield ''
             yield self.ink(f'document {i}', 'strong')
@@ -81,14 +80,12 @@ class Painter:
         yield f'    {value.change} {value.name}: {words}{kind}'
         if value.change in '-=':
             return
+        indent = ' ' * 6
+        text = visible(value.text[:SAMPLE]) + ' …' * (len(value.text) > SAMPLE)
+        for line in textwrap.wrap(text, self._width - len(indent)):
+            yield indent + line
         if value.tokens:
-            yield from self._group(value.tokens, '      ', self._pieces)
-        else:
-            more = '' if len(value.text) <= SAMPLE else ' …'
-            text = visible(value.text[:SAMPLE]) + more
-            yield from textwrap.wrap(
-                text, self._width, initial_indent='      ', subsequent_indent='      '
-            )
+            yield from self._group(value.tokens, indent, self._pieces)
 
     def stream(self, view: StreamView) -> Iterator[str]:
         yield self.ink(f'stream {view.name}', 'strong')

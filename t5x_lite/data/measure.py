@@ -73,7 +73,7 @@ class Source:
         features = {}
         for feature in self.features:
             info = known(self.provider.output_features[feature].vocabulary)
-            features[feature] = lengths([d[feature] for d in documents], info)
+            features[feature] = lengths_of([d[feature] for d in documents], info)
         share = repeated / max(len(documents), 1)
         return TaskStats(name, len(documents), share, features, self._speed(name))
 
@@ -113,7 +113,7 @@ def digest(document: Document) -> bytes:
     return total.digest()
 
 
-def lengths(documents: Sequence[np.ndarray], info: VocabularyInfo | None) -> Lengths:
+def lengths_of(documents: Sequence[np.ndarray], info: VocabularyInfo | None) -> Lengths:
     """Numbers of documents that are arrays of ids [n] each."""
     sizes = np.array([len(ids) for ids in documents] or [0])
     ids = np.concatenate([*documents, np.zeros(0, np.int32)]).astype(np.int64)
@@ -157,7 +157,7 @@ def of_experiment(experiment, split: str, *, documents: int, batches: int) -> St
 
 def _stream(experiment, name: str, source: Source, count: int) -> StreamStats:
     stream = experiment.streams[name]
-    sides, batches = _sides(_batches(experiment, name, source.split, count))
+    sides, batches = sides_of(_batches(experiment, name, source.split, count))
     converter, lengths = stream.objective.converter, stream.lengths
     info = seqio_source.vocabulary(stream.mixture, converter.features, experiment.imports)
     documents = [
@@ -188,7 +188,7 @@ def _batches(experiment, name: str, split: str, count: int) -> Iterator[dict[str
         loader.close()
 
 
-def _sides(batches: Iterator[Mapping[str, np.ndarray]]) -> tuple[dict[str, Side], int]:
+def sides_of(batches: Iterator[Mapping[str, np.ndarray]]) -> tuple[dict[str, Side], int]:
     """Shares over all batches, by group of arrays, and how many batches there were."""
     totals, widths, number = {}, {}, 0
     for batch in batches:

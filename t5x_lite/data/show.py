@@ -7,12 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from t5x_lite.data import seqio_source, seqio_steps
-from t5x_lite.data.cells import Group, Row, in_words, rows, tokens_of
+from t5x_lite.data.cells import TEXT, TOKENS, Group, Row, in_words, rows, tokens_of
 from t5x_lite.data.loader import open_stream
 from t5x_lite.data.vocabularies import VocabularyInfo, describe
 from t5x_lite.errors import ConfigError
-
-TEXT = 2000  # characters of a string that are kept
 
 
 class StreamView(NamedTuple):
@@ -24,7 +22,7 @@ class StreamView(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A feature after a step: '+' new, '~' changed, '-' gone, '=' as before; text or tokens."""
+    """A feature after a step: '+' new, '~' changed, '-' gone, '=' as before; text, and tokens."""
 
     name: str
     change: str
@@ -40,12 +38,22 @@ class StepView(NamedTuple):
 
 
 class TaskView(NamedTuple):
-    """Documents of a task step by step; `left_out` counts those that a step dropped on the way."""
+    """Documents of a task step by step; `left_out` counts those that a step dropped on the way.
+
+    They come in the order of the source; `buffer` is among how many training draws the next.
+    """
 
     name: str
     split: str
     documents: tuple[tuple[StepView, ...], ...]
     left_out: Mapping[str, int]
+    buffer: int | None = None
+
+    def order(self) -> str:
+        """What the documents are, in words."""
+        words = f'The first {len(self.documents)} documents of the source'
+        shuffled = self.split == 'train' and self.buffer
+        return words + (f'; training draws among {self.buffer:,}.' if shuffled else '.')
 
 
 def task_views(
@@ -57,7 +65,9 @@ def task_views(
         found = seqio_steps.trace(task, split, seed=seed, count=count, shuffle=split == 'train')
         vocabularies = {n: known(f.vocabulary) for n, f in task.output_features.items()}
         documents = tuple(tuple(_steps(trace, vocabularies)) for trace in found.documents)
-        views.append(TaskView(task.name, split, documents, found.left_out))
+        views.append(
+            TaskView(task.name, split, documents, found.left_out, task.shuffle_buffer_size)
+        )
     return views
 
 
@@ -100,7 +110,8 @@ def _value(name: str, before, after, vocabulary: VocabularyInfo | None) -> Value
     after = np.asarray(after)
     kind = f'{after.dtype} {list(after.shape)}' if after.ndim else str(after.dtype)
     if vocabulary is not None and after.ndim == 1 and after.dtype.kind in 'iu':
-        return Value(name, change, kind, '', tokens_of(name, after, vocabulary))
+        text = vocabulary.text(after[:TOKENS])
+        return Value(name, change, kind, text, tokens_of(name, after, vocabulary))
     return Value(name, change, kind, in_words(after))
 
 
