@@ -163,8 +163,8 @@ def _facts(facts: Mapping[str, str]) -> str:
 def _mixture(mixture: MixtureStats) -> str:
     parts = ''
     if len(mixture.tasks) > 1:
-        name = html.escape(f'Mixture {mixture.name}: shares of documents')
-        parts = f'<h2>{name}</h2><div class="panel scroll">{_shares(mixture)}</div>'
+        name = html.escape(f'Mixture {mixture.name}')
+        parts = f'<h2>{name}</h2><div class="panel">{_facts(mixture.facts())}</div>'
     for task in mixture.tasks.values():
         features = ''.join(
             f'<h3>{html.escape(name)}: length of a document in tokens</h3>'
@@ -175,20 +175,6 @@ def _mixture(mixture: MixtureStats) -> str:
         name = html.escape(f'Task {task.name}, split {mixture.split}')
         parts += f'<h2>{name}</h2><div class="panel">{_facts(task.facts())}{features}</div>'
     return f'<section>{parts}</section>'
-
-
-def _shares(mixture: MixtureStats) -> str:
-    head = '<tr><th>task<th>by its rate<th>drawn<th></tr>'
-    rows = ''
-    for name, rate in mixture.rates.items():
-        drawn = mixture.realised.get(name, 0.0)
-        rows += (
-            f'<tr><th>{html.escape(name)}</th><td>{rate:.1%}</td><td>{drawn:.1%}</td>'
-            f'<td>{_bar(drawn)}</td></tr>'
-        )
-    untold = f', {mixture.untold:.1%} of them of no task that could be told'
-    note = f'<p class="soft">{mixture.drawn:,} documents drawn{untold * bool(mixture.untold)}.</p>'
-    return f'<table>{head}{rows}</table>{note}'
 
 
 def _bars(histogram: Histogram) -> str:

@@ -148,11 +148,8 @@ class Painter:
             yield from self._task_stats(task, mixture)
             yield ''
         if len(mixture.tasks) > 1:
-            yield self.ink(f'mixture {mixture.name}: shares of documents', 'strong')
-            shares = {n: _shares(n, mixture) for n in mixture.tasks}
-            if mixture.untold:
-                shares['not told'] = f'{mixture.untold:.1%} of what was drawn'
-            yield from self._facts(shares)
+            yield self.ink(f'mixture {mixture.name}', 'strong')
+            yield from self._facts(mixture.facts())
             yield ''
 
     def _task_stats(self, task: TaskStats, mixture: MixtureStats) -> Iterator[str]:
@@ -179,12 +176,6 @@ class Painter:
             yield f'  {self.ink(name, "strong")}'
             yield from self._facts(side.facts())
         yield ''
-
-
-def _shares(name: str, mixture: MixtureStats) -> str:
-    drawn = mixture.realised.get(name)
-    words = '' if drawn is None else f', {drawn:.1%} of {mixture.drawn:,} drawn'
-    return f'{mixture.rates[name]:.1%} by its rate{words}'
 
 
 def _starred(columns: Sequence[Column], group: Group) -> Iterator[tuple[Column, list[str], int]]:

@@ -5,13 +5,13 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from t5x_lite.data import cells, seqio_source
-from t5x_lite.data.loader import ShardBatches, open_stream
-from t5x_lite.data.show import known, tasks_of
+from t5x_lite.data.loader import ShardBatches
+from t5x_lite.data.show import known, open_loader, tasks_of
 from t5x_lite.data.stats import (
     Histogram,
     Lengths,
@@ -56,16 +56,10 @@ class Source:
         order = dict(shuffle=self.split == 'train')
         return list(itertools.islice(self._open(name, **order), self._count))
 
-    def all(self) -> list[Document]:
-        return list(itertools.chain(*self.documents.values()))
-
     def stats(self) -> MixtureStats:
         tasks = {name: self._task(name, found) for name, found in self.documents.items()}
-        if len(tasks) == 1:
-            return MixtureStats(self.name, self.split, tasks)
-        rates = {t.name: self.provider.get_rate(t) for t in self.provider.tasks if t.name in tasks}
-        rates = {name: rate / sum(rates.values()) for name, rate in rates.items()}
-        return MixtureStats(self.name, self.split, tasks, rates, **self._drawn())
+        found = seqio_source.rates(self.name, self.split)
+        return MixtureStats(self.name, self.split, tasks, shares(found))
 
     def _task(self, name: str, documents: Sequence[Document]) -> TaskStats:
         digests = Counter(map(digest, documents))
@@ -90,19 +84,11 @@ class Source:
         cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
         return Speed(tokens, tokens / max(cpu, 1e-9), tokens / clock) if tokens else None
 
-    def _drawn(self) -> dict:
-        """What the mixture drew, by the task whose documents have the same ids."""
-        owners = {}
-        for name, documents in self.documents.items():
-            for document in documents:
-                owners.setdefault(digest(document), set()).add(name)
-        drawn = Counter()
-        examples = self._open(self.name, shuffle=self.split == 'train', epochs=None)
-        for document in itertools.islice(examples, self._count):
-            names = owners.get(digest(document), ())
-            drawn[next(iter(names)) if len(names) == 1 else None] += 1
-        told = {name: drawn[name] / drawn.total() for name in self.documents}
-        return dict(drawn=drawn.total(), realised=told, untold=drawn[None] / drawn.total())
+
+def shares(rates: Mapping[str, float | Callable]) -> dict[str, float]:
+    """Rates at the first step over their sum."""
+    now = {name: rate(0) if callable(rate) else rate for name, rate in rates.items()}
+    return {name: float(rate) / max(sum(now.values()), 1e-30) for name, rate in now.items()}
 
 
 def digest(document: Document) -> bytes:
@@ -156,12 +142,18 @@ def of_experiment(experiment, split: str, *, documents: int, batches: int) -> St
 
 
 def _stream(experiment, name: str, source: Source, count: int) -> StreamStats:
-    stream = experiment.streams[name]
-    sides, batches = sides_of(_batches(experiment, name, source.split, count))
+    stream, split = experiment.streams[name], source.split
     converter, lengths = stream.objective.converter, stream.lengths
+    loader = open_loader(experiment, name, split)
+    try:
+        sides, batches = sides_of(itertools.islice(loader, count))
+    finally:
+        loader.close()
+    drawn = {n.removeprefix('examples/'): c for n, c in loader.counts.items() if '/' in n}
     info = seqio_source.vocabulary(stream.mixture, converter.features, experiment.imports)
     documents = [
-        {feature: document[feature] for feature in converter.features} for document in source.all()
+        {feature: document[feature] for feature in converter.features}
+        for document in itertools.chain(*source.documents.values())
     ]
     row = max(lengths.values())
     longer = [max(map(len, document.values())) > row for document in documents]
@@ -174,18 +166,9 @@ def _stream(experiment, name: str, source: Source, count: int) -> StreamStats:
         longer=float(np.mean(longer)) if longer else 0.0,
         left_out=left_out(converter, lengths, info, documents),
         tokens_per_cpu_second=_rate(stream, info, documents),
+        rates=shares(seqio_source.rates(stream.mixture, split, stream.rates)) if drawn else {},
+        drawn=drawn,
     )
-
-
-def _batches(experiment, name: str, split: str, count: int) -> Iterator[dict[str, np.ndarray]]:
-    training = split == 'train'
-    source = dict(seed=experiment.seed, imports=experiment.imports, split=split, training=training)
-    source |= dict(data_shards=experiment.data_shards) if training else {}
-    loader = open_stream(experiment.streams[name], name, **source, vocab=experiment.model.vocab)
-    try:
-        yield from itertools.islice(loader, count)
-    finally:
-        loader.close()
 
 
 def sides_of(batches: Iterator[Mapping[str, np.ndarray]]) -> tuple[dict[str, Side], int]:
@@ -224,6 +207,7 @@ def left_out(converter, lengths, info: VocabularyInfo, documents: Sequence[Docum
 
     Of a document longer than the converter wants, one piece counts.
     """
+    converter = getattr(converter, 'converter', converter)  # packing leaves nothing out
     cutter, kept, whole = converter.cutter(lengths, info), 0, 0
     for document in documents:
         whole += sum(_text(ids, info) for ids in document.values())

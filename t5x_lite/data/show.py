@@ -8,7 +8,7 @@ import numpy as np
 
 from t5x_lite.data import seqio_source, seqio_steps
 from t5x_lite.data.cells import TEXT, TOKENS, Group, Row, in_words, rows, tokens_of
-from t5x_lite.data.loader import open_stream
+from t5x_lite.data.loader import Loader, open_stream
 from t5x_lite.data.vocabularies import VocabularyInfo, describe
 from t5x_lite.errors import ConfigError
 
@@ -123,10 +123,7 @@ def _same(a, b) -> bool:
 def stream_view(experiment, name: str, split: str, count: int) -> StreamView:
     """The first `count` rows that training (split 'train') or evaluation takes of a stream."""
     stream = experiment.streams[name]
-    converter, training = stream.objective.converter, split == 'train'
-    source = dict(seed=experiment.seed, imports=experiment.imports, split=split, training=training)
-    source |= dict(data_shards=experiment.data_shards) if training else {}
-    batches = open_stream(stream, name, **source, vocab=experiment.model.vocab)
+    converter, batches = stream.objective.converter, open_loader(experiment, name, split)
     try:
         batch = next(batches, None)
     finally:
@@ -145,6 +142,14 @@ def stream_view(experiment, name: str, split: str, count: int) -> StreamView:
         f'of the first batch',
     }
     return StreamView(name, facts, rows(batch, vocabulary, count))
+
+
+def open_loader(experiment, name: str, split: str) -> Loader:
+    """What training opens for split 'train', on one host; of another split, evaluation's one pass."""
+    how = dict(seed=experiment.seed, imports=experiment.imports, vocab=experiment.model.vocab)
+    how |= dict(data_shards=experiment.data_shards) if split == 'train' else {}
+    stream = experiment.streams[name]
+    return open_stream(stream, name, split=split, training=split == 'train', **how)
 
 
 def _number(weight) -> str:

@@ -96,18 +96,15 @@ class TaskStats:
 
 @dataclass(frozen=True)
 class MixtureStats:
-    """A task alone, or a mixture with the shares of its tasks: by their rates and as drawn.
-
-    `realised` tells a document's task by its ids; `untold` is the share of which it did not.
-    """
+    """A task alone, or a mixture with the shares of its tasks by their rates, which sum to 1."""
 
     name: str
     split: str
     tasks: Mapping[str, TaskStats]
-    rates: Mapping[str, float] = field(default_factory=dict)
-    drawn: int = 0
-    realised: Mapping[str, float] = field(default_factory=dict)
-    untold: float = 0.0
+    rates: Mapping[str, float]
+
+    def facts(self) -> dict[str, str]:
+        return {name: f'{rate:.2%} of documents, by its rate' for name, rate in self.rates.items()}
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,8 @@ class StreamStats:
     """Batches of a stream, and what becomes of documents in its rows.
 
     `longer` is the share of documents longer than any of the stream's lengths; `left_out` that of
-    text tokens that are in no row, None where the objective's rows do not tell.
+    text tokens that are in no row, None where the objective's rows do not tell. `rates` are the
+    shares of a mixture's tasks at the first step, `drawn` the documents of each that were drawn.
     """
 
     name: str
@@ -147,12 +145,20 @@ class StreamStats:
     longer: float
     left_out: float | None
     tokens_per_cpu_second: float
+    rates: Mapping[str, float] = field(default_factory=dict)
+    drawn: Mapping[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, str]:
         words = {'mixture': self.mixture, 'batches': f'{self.batches:,} of {self.rows:,} rows'}
         words['longer'] = f'{self.longer:.2%} of documents are longer than a row'
         if self.left_out is not None:
             words['left out'] = f'{self.left_out:.2%} of text tokens are in no row'
+        total = max(sum(self.drawn.values()), 1)
+        for task, count in self.drawn.items():
+            words[task] = (
+                f'{self.rates[task]:.2%} of documents by its rate, {count / total:.2%} of '
+                f'{total:,} drawn'
+            )
         words['ids to batch'] = f'{self.tokens_per_cpu_second:,.0f} tokens a CPU second'
         return words
 

@@ -1,6 +1,7 @@
 """Numbers of data, exact on documents that are known: lengths, duplicates, unknowns, truncation."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import json
 
 import fixtures
@@ -51,10 +52,8 @@ def tasks():
     add_task('first', FIRST)
     add_task('second', SECOND, unknown_y)
     seqio.MixtureRegistry.add('both', [('first', 3), ('second', 1)])
-    seqio.MixtureRegistry.add('of_one', ['first'], default_rate=1)
     yield
-    for name in ('both', 'of_one'):
-        seqio.MixtureRegistry.remove(name)
+    seqio.MixtureRegistry.remove('both')
     for name in ('first', 'second'):
         seqio.TaskRegistry.remove(name)
 
@@ -83,17 +82,21 @@ def test_only_so_many_documents_are_looked_at():
     assert stats.mixtures['first'].tasks['first'].documents == 3
 
 
-def test_shares_of_a_mixture_by_rate_and_as_drawn(both):
-    mixture = both.mixtures['both']
-    assert mixture.rates == {'first': 0.75, 'second': 0.25}
-    assert (mixture.drawn, mixture.untold) == (100, 0.0)
-    assert sum(mixture.realised.values()) == pytest.approx(1)
-    assert mixture.realised['first'] == pytest.approx(0.75, abs=0.15)
+def test_shares_of_a_mixture_by_its_rates(both):
+    assert both.mixtures['both'].rates == {'first': 0.75, 'second': 0.25}
+    assert measure.shares({'a': lambda step: 3.0 + step, 'b': 1}) == {'a': 0.75, 'b': 0.25}
 
 
-def test_a_mixture_of_one_task_draws_nothing_else():
-    mixture = measure.of_mixture('of_one', 'train', seed=0, documents=5).mixtures['of_one']
-    assert (mixture.rates, mixture.drawn) == ({}, 0)
+def test_shares_of_a_stream_are_those_that_its_loader_drew():
+    mixed = experiment(clm=(causal_lm(), {'targets': 8}))
+    stream = dataclasses.replace(
+        mixed.streams['clm'], mixture='both', rates={'first': 0, 'second': 2}
+    )
+    mixed = dataclasses.replace(mixed, streams={'clm': stream})
+    found = measure.of_experiment(mixed, 'train', documents=9, batches=3).streams['clm']
+    assert found.rates == {'first': 0.0, 'second': 1.0}
+    assert found.drawn['first'] == 0 and found.drawn['second'] >= 5
+    assert found.facts()['second'].startswith('100.00% of documents by its rate, 100.00% of ')
 
 
 def test_documents_no_lengths_and_zero_lengths():
@@ -194,6 +197,6 @@ def test_the_numbers_are_json_and_are_drawn(both):
     )
     lines = list(Painter(colour=False).stats(both))
     assert any(line.endswith('█' * 40 + ' 3') for line in lines)
-    assert any('75.0% by its rate' in line for line in lines)
+    assert any('75.00% of documents, by its rate' in line for line in lines)
     page = paint_html.stats_page('<both>', both)
     assert '&lt;both&gt;' in page and 'class="bar" style="width:100.00%"' in page
