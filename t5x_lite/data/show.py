@@ -145,7 +145,7 @@ def stream_view(experiment, name: str, split: str, count: int) -> StreamView:
 
 
 def open_loader(experiment, name: str, split: str) -> Loader:
-    """What training opens for split 'train', on one host; of another split, evaluation's one pass."""
+    """What training opens for split 'train' on one host; else one pass, as evaluation makes."""
     how = dict(seed=experiment.seed, imports=experiment.imports, vocab=experiment.model.vocab)
     how |= dict(data_shards=experiment.data_shards) if split == 'train' else {}
     stream = experiment.streams[name]

@@ -14,6 +14,8 @@ from t5x_lite import paint_html
 from t5x_lite.data import cells, loader, show, vocabularies
 from t5x_lite.data.cells import Cell
 from t5x_lite.errors import ConfigError
+from t5x_lite.objectives.mlm import mlm
+from t5x_lite.objectives.packed import packed
 from t5x_lite.objectives.prefix_lm import prefix_lm
 from t5x_lite.paint_text import Painter
 
@@ -293,7 +295,10 @@ def test_the_page_parses_stands_alone_and_escapes_what_it_shows(view):
     )
 
 
-OBJECTIVES = fixtures.OBJECTIVES | {'prefix_lm': (prefix_lm(), {'targets': 16})}
+OBJECTIVES = fixtures.OBJECTIVES | {
+    'prefix_lm': (prefix_lm(), {'targets': 16}),
+    'packed': (packed(objective=mlm(), buffer=8), {'targets': 80}),
+}
 
 
 @pytest.mark.parametrize('name', OBJECTIVES)

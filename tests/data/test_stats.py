@@ -19,6 +19,7 @@ from t5x_lite.experiment import Experiment, Stream
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.mlm import mlm
+from t5x_lite.objectives.packed import packed
 from t5x_lite.objectives.span_corruption import span_corruption
 from t5x_lite.optim import AdamW
 from t5x_lite.paint_text import Painter
@@ -125,6 +126,12 @@ class Rows:
 def test_tokens_in_no_row_are_exact(converter, share):
     documents = [{'targets': np.full(n, 7, np.int32)} for n in (1, 6, 13)]
     assert measure.left_out(converter, {}, fixtures.vocabulary(), documents) == pytest.approx(share)
+
+
+def test_packing_leaves_nothing_out():
+    documents, info = [{'targets': np.full(5, 7, np.int32)}] * 3, fixtures.vocabulary()
+    converter = packed(objective=mlm()).converter
+    assert measure.left_out(converter, {'targets': 6}, info, documents) == pytest.approx(3 / 15)
 
 
 def experiment(**streams):
