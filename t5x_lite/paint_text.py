@@ -21,6 +21,11 @@ STYLES = {
     **dict.fromkeys(('replaced', 'change'), '1;31'),
     **dict.fromkeys(('pad', 'off', 'soft'), '2'),
     **dict.fromkeys(('on', 'strong'), '1'),
+    'weight': '1;33',
+    'prefix': '1;36',
+    'type': '1;34',
+    'segment': '32',
+    'next': '35',
 }
 """ANSI styles by role. No role has a colour alone: names, numbers and words say the same."""
 

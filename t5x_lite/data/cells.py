@@ -15,6 +15,7 @@ TOKENS = 200  # tokens of a task's feature that are kept
 RUNS = 6  # runs of equal or counting values that are spelled out
 INPUTS, TARGETS, WEIGHTS = '_input_tokens', '_target_tokens', '_loss_weights'
 SEGMENTS, PREFIX = '_segment_ids', '_causal_attention'
+NUMBERS = {WEIGHTS: 'weight', PREFIX: 'prefix', 'token_type_ids': 'type'}
 MARKS = {'\n': '↵', '\t': '⇥', '\r': '␍'}
 
 
@@ -23,7 +24,8 @@ class Cell(NamedTuple):
 
     Roles of tokens: text, pad, eos, unk, bos, cls, sep, mask, sentinel, mode, special (others),
     replaced (an input that is not what stood there), outside (no id of the vocabulary). Roles of
-    numbers: on, off (0), and of the words that compare input with target: change.
+    numbers: off (0), weight, prefix, type, segment and next by turns, on (others); of the words
+    that compare input with target: change.
     """
 
     text: str
@@ -160,7 +162,7 @@ def _group(head: str, arrays: Mapping[str, np.ndarray], size: int, token, in_pla
             continue
         summary[name] = in_words(arrays[name])
         if len(np.unique(x)) > 1 and not name.endswith('_positions'):
-            lines[name] = [Cell(_plain(v), 'on' if v else 'off') for v in x.tolist()]
+            lines[name] = [Cell(_plain(v), _role(name, v)) for v in x.tolist()]
     flags = {end: kept.get(f'{head}{end}', np.zeros(size)) for end in (WEIGHTS, SEGMENTS, PREFIX)}
     scored, begins = flags[WEIGHTS] > 0, np.diff(flags[SEGMENTS], prepend=flags[SEGMENTS][:1]) != 0
     if in_place:
@@ -168,6 +170,14 @@ def _group(head: str, arrays: Mapping[str, np.ndarray], size: int, token, in_pla
     flags = zip(scored.tolist(), begins.tolist(), (flags[PREFIX] > 0).tolist(), strict=True)
     columns = [Column(c, *f) for c, f in zip(zip(*lines.values(), strict=True), flags, strict=True)]
     return Group(head, tuple(lines), tuple(columns), whole - size, summary)
+
+
+def _role(name: str, value: float) -> str:
+    if not value:
+        return 'off'
+    if name.endswith(SEGMENTS):
+        return 'segment' if value % 2 else 'next'
+    return next((role for end, role in NUMBERS.items() if name.endswith(end)), 'on')
 
 
 def _changes(lines: dict[str, list[Cell]], head: str, scored: np.ndarray) -> dict[str, list[Cell]]:

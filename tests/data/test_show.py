@@ -151,6 +151,8 @@ def test_masked_replaced_and_kept_tokens_are_told_apart():
     assert [c.cells[0].role for c in group.columns] == ['cls', 'mask', 'replaced', 'text', 'sep']
     assert [c.scored for c in group.columns] == [False, True, True, True, False]
     assert [c.cells[4].text for c in group.columns] == ['0', '0', '1', '1', '1']
+    assert [c.cells[3].role for c in group.columns] == ['off', *['weight'] * 3, 'off']
+    assert [c.cells[4].role for c in group.columns] == ['off', 'off', *['type'] * 3]
     assert group.columns[1].cells[1] == Cell('▁W7', 'text', 7)
     assert group.padding == 1
     assert group.summary == {
@@ -176,6 +178,7 @@ def test_a_decoder_shows_segments_and_prefix_and_compares_nothing():
     assert 'what was done' not in group.lines and 'decoder_positions' not in group.lines
     assert [c.begins for c in group.columns] == [False, False, False, True, False, False]
     assert [c.prefix for c in group.columns] == [True, True, False, True, False, False]
+    assert [c.cells[4].role for c in group.columns] == ['segment'] * 3 + ['next'] * 3
     roles = [c.cells[0].role for c in group.columns]
     assert roles == ['pad', 'text', 'text', 'pad', 'text', 'sentinel']
 
