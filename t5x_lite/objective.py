@@ -48,7 +48,10 @@ class Converter(Protocol):
 
 
 class Loss(Protocol):
-    """A loss over a forward's outputs. `loss` is differentiated, the other means are reported."""
+    """A loss over a forward's outputs. `loss` is differentiated, the other means are reported.
+
+    One that scores tokens says on which `side` and reports `nll`: it gets bits per byte.
+    """
 
     def __call__(self, model, head, outputs: Outputs, batch: Batch) -> dict[str, Mean]: ...
 

@@ -274,7 +274,6 @@ def test_a_vocabulary_that_ends_no_sentence_is_refused(vocabulary):
         (lambda: NextSentence(documents=2.5), 'documents=2.5'),
         (lambda: bert(short_share=1.5), r'nsp: short_share=1.5 must be in \[0, 1\]; try 0.1'),
         (lambda: sop(short_share=-1), 'sop: short_share=-1'),
-        (lambda: nsp(weight=0), 'all weights are 0, of nsp'),
         (lambda: albert(mlm_weight=-1), 'weight=-1'),
     ],
 )
