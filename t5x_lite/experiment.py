@@ -114,6 +114,7 @@ class Experiment:
             raise ConfigError('Experiment: streams={} must hold at least one Stream')
         for name, stream in self.streams.items():
             self._check_stacks(name, stream)
+            self._check_types(name, stream)
             self._check_views(name, stream)
             self._check_rows(name, stream)
             self._check_lengths(name, stream)
@@ -133,6 +134,13 @@ class Experiment:
                 f"Stream '{name}': its objective runs through the {missing[0]}, but the model has "
                 f'{missing[0]}_layers=0; set model.{missing[0]}_layers, or choose an objective for '
                 f'{" and ".join(self.model.stacks)}'
+            )
+
+    def _check_types(self, name: str, stream: Stream) -> None:
+        if self.model.types < 2 and 'token_type_ids' in stream.spec():
+            raise ConfigError(
+                f"Stream '{name}': its rows are pairs of sentences, but model.types="
+                f'{self.model.types} cannot tell the first from the second; set model.types=2'
             )
 
     def _check_views(self, name: str, stream: Stream) -> None:
@@ -209,10 +217,15 @@ class Experiment:
 
     def _check_lengths(self, name: str, stream: Stream) -> None:
         longest = self.model.positions.max_length
-        for array, (shape, _) in stream.objective.converter.spec(stream.lengths).items():
-            if longest is not None and shape and shape[0] > longest:
+        spec = stream.objective.converter.spec(stream.lengths)
+        if ordered := 'encoder_order' in spec:
+            self.model.check_order(f"Stream '{name}'")
+        for array, (shape, _) in spec.items():
+            # Query tokens behind the text have the positions of the tokens they predict.
+            length = max(stream.lengths.values()) if ordered else (*shape, 0)[0]
+            if longest is not None and length > longest:
                 raise ConfigError(
-                    f"Stream '{name}': {array} has length {shape[0]}, but model.positions knows "
+                    f"Stream '{name}': {array} has length {length}, but model.positions knows "
                     f'{longest}; shorten lengths={dict(stream.lengths)} or enlarge positions'
                 )
 

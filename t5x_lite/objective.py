@@ -48,7 +48,10 @@ class Converter(Protocol):
 
 
 class Loss(Protocol):
-    """A loss over a forward's outputs. `loss` is differentiated, the other means are reported."""
+    """A loss over a forward's outputs. `loss` is differentiated, the other means are reported.
+
+    One that scores tokens says on which `side` and reports `nll`: it gets bits per byte.
+    """
 
     def __call__(self, model, head, outputs: Outputs, batch: Batch) -> dict[str, Mean]: ...
 
@@ -161,11 +164,15 @@ def encode_side(model, batch: Batch, side: str, key=None, every_layer=False) -> 
 
     With `every_layer` also `{side}_layers` [N, B, L, D], hidden states of all layers.
     """
+    order = None
+    if f'{side}_order' in batch:
+        order = batch[f'{side}_order'], batch[f'{side}_reach']
     hidden = model.encode(
         batch[f'{side}_input_tokens'],
         segments=batch[f'{side}_segment_ids'],
         positions=batch[f'{side}_positions'],
         types=batch.get('token_type_ids'),
+        order=order,
         key=key,
         every_layer=every_layer,
     )
@@ -176,7 +183,7 @@ def encode_side(model, batch: Batch, side: str, key=None, every_layer=False) -> 
 
 @needs('encoder')
 def encode(model, batch: Batch, key=None) -> Outputs:
-    """One pass through the encoder: `encoder_hidden` [B, L, D]."""
+    """One pass through the encoder: `encoder_hidden` [B, L, D]; who sees whom by order if given."""
     return encode_side(model, batch, 'encoder', key)
 
 

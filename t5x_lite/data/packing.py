@@ -244,6 +244,17 @@ def frame(rows: Rows, vocabulary) -> Rows:
     return Rows(tokens_BxL, *extents(lengths_B + 2, tokens_BxL.shape[1]))
 
 
+def close(rows: Rows, eos: int, width: int) -> Rows:
+    """Rows of one segment with EOS after each, [B, width]; no row has `width` tokens or more."""
+    lengths_B = rows.lengths
+    segments_BxL, positions_BxL = extents(lengths_B + 1, width)
+    tokens_BxL = np.zeros_like(segments_BxL)
+    used = min(width, rows.tokens.shape[1])
+    tokens_BxL[:, :used] = rows.tokens[:, :used]
+    tokens_BxL[np.arange(len(lengths_B)), lengths_B] = eos
+    return Rows(tokens_BxL, segments_BxL, positions_BxL)
+
+
 def shift_right(rows: Rows, vocabulary) -> np.ndarray:
     """Decoder inputs [B, L]: in each segment BOS (pad if there is none), then all but the last."""
     bos = vocabulary.pad if vocabulary.bos is None else vocabulary.bos

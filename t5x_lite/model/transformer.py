@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.model.attention import HIDDEN, causal_mask, segment_mask, soft_cap
+from t5x_lite.model.attention import HIDDEN, causal_mask, order_mask, segment_mask, soft_cap
 from t5x_lite.model.blocks import Block, Context
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.layers import Embedding, Linear, Norm, dropout
@@ -130,17 +130,25 @@ class Model(nnx.Module):
         segments=None,
         positions=None,
         types=None,
+        order=None,
         key=None,
         every_layer: bool = False,
     ):
         """Hidden states [B, L, D] of the encoder. Segment 0 is padding; dropout if key.
 
-        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None. With `every_layer`
-        those after each layer, [N, B, L, D]; the last, and only it, after the final norm.
+        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None. `order`, a pair of
+        integers [B, L] (order, reach), lets a token see those of its segment whose order is at most
+        its own reach; all of them if None. With `every_layer` those after each layer, [N, B, L, D];
+        the last, and only it, after the final norm.
         """
         if self.encoder is None:
             raise ConfigError('Model.encode: encoder_layers=0, there is no encoder')
         segments = jnp.ones_like(tokens_BxL) if segments is None else segments
+        mask = segment_mask(segments, segments)
+        if order is not None:
+            self.config.check_order('Model.encode')
+            order_BxL, reach_BxL = order
+            mask = mask & order_mask(reach_BxL, order_BxL)
         index_L = jnp.arange(tokens_BxL.shape[1])
         context = Context(
             positions_BxL=_positions(tokens_BxL, positions),
@@ -148,7 +156,7 @@ class Model(nnx.Module):
             key_M=index_L,
             bidirectional=True,
             types_BxL=types,
-            mask=segment_mask(segments, segments),
+            mask=mask,
             bias=self.encoder.bias(index_L, index_L, True),
         )
         run = self.encoder.run(self.embed(tokens_BxL), context, key, keep=every_layer)

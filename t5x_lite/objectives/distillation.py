@@ -84,15 +84,15 @@ class LogitsLoss:
     Scores are those of the term named `term`. Source: Hinton et al. 2015.
     """
 
-    side: str
+    stack: str
     term: str
     temperature: float = 2.0
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
-        teacher, hidden = model.heads[TEACHER], f'{self.side}_hidden'
+        teacher, hidden = model.heads[TEACHER], f'{self.stack}_hidden'
         ours = scores(model, self.term, outputs[hidden])
         theirs = scores(teacher, self.term, outputs[f'{TEACHER}/{hidden}'])
-        theirs, weights_BxL = jax.lax.stop_gradient(theirs), batch[f'{self.side}_loss_weights']
+        theirs, weights_BxL = jax.lax.stop_gradient(theirs), batch[f'{self.stack}_loss_weights']
         loss_BxL = divergence(theirs, ours, self.temperature)
         return {'loss': Mean((loss_BxL * weights_BxL).sum(), weights_BxL.sum())}
 
@@ -119,13 +119,13 @@ class HiddenLoss:
     there is one, brings the student's states to the teacher's width.
     """
 
-    side: str
+    stack: str
     cosine: bool
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
         ours_BxLxD, theirs_BxLxD = (
             outputs[name].astype(jnp.float32)
-            for name in (f'{self.side}_hidden', f'{TEACHER}/{self.side}_hidden')
+            for name in (f'{self.stack}_hidden', f'{TEACHER}/{self.stack}_hidden')
         )
         ours_BxLxD = head(ours_BxLxD).astype(jnp.float32) if head else ours_BxLxD
         if self.cosine:
@@ -134,7 +134,7 @@ class HiddenLoss:
             loss_BxL = 1.0 - cosines / length(theirs_BxLxD)
         else:
             loss_BxL = jnp.square(ours_BxLxD - theirs_BxLxD).mean(-1)
-        real_BxL = (batch[f'{self.side}_segment_ids'] > 0).astype(jnp.float32)
+        real_BxL = (batch[f'{self.stack}_segment_ids'] > 0).astype(jnp.float32)
         return {'loss': Mean((loss_BxL * real_BxL).sum(), real_BxL.sum())}
 
 
@@ -159,15 +159,15 @@ def distilled(
     Raises:
       ConfigError: all three weights are 0; logits without a token loss; no teacher's head for it.
     """
-    side = objective.forward.needs[-1]
+    stack = objective.forward.needs[-1]
     terms, head = dict(objective.terms), ProjectionHead(teacher.model.embed) if project else None
     if logits != 0:
-        term = _token_term(objective, side, teacher)
-        loss = LogitsLoss(side=side, term=term, temperature=temperature)
+        term = _token_term(objective, stack, teacher)
+        loss = LogitsLoss(stack=stack, term=term, temperature=temperature)
         terms['distill_logits'] = Term(loss=loss, weight=logits)
     for name, weight in (('hidden', hidden), ('cosine', cosine)):
         if weight != 0:
-            loss = HiddenLoss(side=side, cosine=name == 'cosine')
+            loss = HiddenLoss(stack=stack, cosine=name == 'cosine')
             terms[f'distill_{name}'] = Term(loss=loss, weight=weight, head=head)
     if len(terms) == len(objective.terms):
         raise ConfigError(
@@ -181,10 +181,10 @@ def distilled(
     return dataclasses.replace(objective, **changes, teachers={TEACHER: teacher})
 
 
-def _token_term(objective: Objective, side: str, teacher: Teacher) -> str:
+def _token_term(objective: Objective, stack: str, teacher: Teacher) -> str:
     """The term whose scores over the vocabulary are learned from."""
     for name, term in objective.terms.items():
-        if isinstance(term.loss, TokenLoss) and term.loss.side == side:
+        if isinstance(term.loss, TokenLoss) and term.loss.side == stack:
             if term.head != teacher.heads.get(name):
                 raise ConfigError(
                     f"distilled: term '{name}' has the head {term.head}, but the teacher "

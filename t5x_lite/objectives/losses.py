@@ -1,6 +1,7 @@
-"""Token losses: cross-entropy with z-loss and smoothing, and how it is normalised."""
+"""Losses of tokens and of classes: cross-entropy with z-loss and smoothing, normalised."""
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.metrics import Mean
+from t5x_lite.objectives.similarity import pool_cls
 
 NORMALISATIONS = ('tokens', 'examples', 'constant', 'none')
 
@@ -105,3 +107,24 @@ class TokenLoss:
             'nll': Mean((nll_BxL * weights_BxL).sum(), count),
             'accuracy': Mean((right_BxL * weights_BxL).sum(), count),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLoss:
+    """Cross-entropy of one class for each row, from the head's scores of a pooled vector.
+
+    Reads `encoder_hidden`, `{name}_labels` and `{name}_weights`, int32 and float32 [B]; a row of
+    padding has weight 0. Reports `loss` (nats), `accuracy`, and of two classes `positive_share`:
+    how many rows have label 1, so that accuracy can be held against always saying the same.
+    """
+
+    name: str
+    pool: Callable = pool_cls
+
+    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
+        labels_B, weights_B = batch[f'{self.name}_labels'], batch[f'{self.name}_weights']
+        scores_BxC = head(self.pool(outputs['encoder_hidden'], batch['encoder_segment_ids'] > 0))
+        loss_B, _, right_B = cross_entropy(scores_BxC, labels_B)
+        mean = lambda x_B: Mean((x_B * weights_B).sum(), weights_B.sum())
+        means = {'loss': mean(loss_B), 'accuracy': mean(right_B)}
+        return means | ({'positive_share': mean(labels_B)} if scores_BxC.shape[-1] == 2 else {})

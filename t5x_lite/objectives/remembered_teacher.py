@@ -112,16 +112,16 @@ class RememberedLoss:
     vocabulary it is the loss of a live teacher. Source: Hinton et al. 2015.
     """
 
-    side: str = 'decoder'
+    stack: str = 'decoder'
     temperature: float = 2.0
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
-        ours = scores(model, '', outputs[f'{self.side}_hidden']) / self.temperature
-        ids_BxLxk = batch[f'{self.side}_teacher_ids']
-        log_p = jax.nn.log_softmax(batch[f'{self.side}_teacher_logits'] / self.temperature)
+        ours = scores(model, '', outputs[f'{self.stack}_hidden']) / self.temperature
+        ids_BxLxk = batch[f'{self.stack}_teacher_ids']
+        log_p = jax.nn.log_softmax(batch[f'{self.stack}_teacher_logits'] / self.temperature)
         log_q = jnp.take_along_axis(jax.nn.log_softmax(ours), ids_BxLxk, axis=-1)
         loss_BxL = self.temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
-        weights_BxL = batch[f'{self.side}_loss_weights']
+        weights_BxL = batch[f'{self.stack}_loss_weights']
         return {'loss': Mean((loss_BxL * weights_BxL).sum(), weights_BxL.sum())}
 
 

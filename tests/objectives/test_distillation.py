@@ -60,9 +60,9 @@ def test_hidden_losses_are_means_over_tokens_that_are_no_padding():
     theirs = jnp.array([[[2.0, 0.0], [4.0, -3.0], [0.0, 0.0]]])
     outputs = {'encoder_hidden': ours, 'teacher/encoder_hidden': theirs}
     batch = {'encoder_segment_ids': jnp.array([[1, 1, 0]])}
-    cosine = HiddenLoss(side='encoder', cosine=True)(None, None, outputs, batch)['loss']
+    cosine = HiddenLoss(stack='encoder', cosine=True)(None, None, outputs, batch)['loss']
     assert (float(cosine.total), float(cosine.count)) == (pytest.approx(0.0 + 1.0), 2.0)
-    square = HiddenLoss(side='encoder', cosine=False)(None, None, outputs, batch)['loss']
+    square = HiddenLoss(stack='encoder', cosine=False)(None, None, outputs, batch)['loss']
     assert (float(square.total), float(square.count)) == (pytest.approx(0.5 + 25.0), 2.0)
 
 
@@ -138,7 +138,7 @@ def test_terms_go_with_an_encoder_and_decoder_and_with_sentence_vectors():
         model=ModelConfig(**SIZES, embed=32, decoder_layers=1), init=from_checkpoint('x')
     )
     pair = distilled(objective=prefix_seq2seq(), teacher=both)
-    assert pair.terms['distill_logits'].loss.side == 'decoder'
+    assert pair.terms['distill_logits'].loss.stack == 'decoder'
     vectors = distilled(objective=simcse(), teacher=teacher(embed=32), logits=0, cosine=1.0)
     assert set(vectors.terms) == {'simcse', 'distill_cosine'}
     assert vectors.forward.needs_dropout
