@@ -219,6 +219,12 @@ class Experiment:
         return {name: head for name, head in heads.items() if head is not None}
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of those heads that belong to training alone, such as a generator."""
+        names = (name for s in self.streams.values() for name in s.objective.parts)
+        return tuple(dict.fromkeys(names))
+
+    @property
     def tokens_per_step(self) -> int:
         """Positions that a step puts through the model, padding included."""
         rows = (s.spec() for s in self.streams.values())

@@ -23,6 +23,11 @@ class NoPositions:
     max_length = None  # the longest row that works, None for any
     per_layer = False
 
+    @property
+    def inside(self):
+        """What of it acts inside the layers, beyond what it adds to the token embeddings."""
+        return self
+
     def weights(self, config, rngs):
         return None
 
@@ -52,6 +57,10 @@ class Learned(NoPositions):
     @property
     def max_length(self) -> int:
         return self.length
+
+    @property
+    def inside(self):
+        return NoPositions()
 
     def weights(self, config, rngs):
         from t5x_lite.model.layers import Embedding
