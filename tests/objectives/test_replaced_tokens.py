@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
-import functools
 import math
 
 import fixtures
@@ -57,14 +56,12 @@ def experiment(objective=None, length=16, model=None, **fields) -> Experiment:
     return dataclasses.replace(plain, streams={'electra': stream}, **fields)
 
 
-def outputs_of(own, batch, key=None, change=lambda params: params):
-    """The forward's outputs with the parameters that `change` makes of fresh ones."""
-    params, stream = change(step.init_state(own).params), own.streams['electra']
-
-    def forward(params, batch, key):
-        return stream.objective.forward(step.model_of(own)(params), batch, key)
-
-    return jax.jit(forward)(params, batch, key)
+def forward_of(own):
+    """The objective's forward, jitted: (params, batch, key) -> outputs."""
+    objective, model_of_params = own.streams['electra'].objective, step.model_of(own)
+    return jax.jit(
+        lambda params, batch, key=None: objective.forward(model_of_params(params), batch, key)
+    )
 
 
 # data
@@ -166,13 +163,14 @@ def favour(token: int, params):
 
 
 def test_a_replaced_token_is_one_that_differs_and_a_correct_guess_is_original():
-    """Half of the text is token 20, which the generator always writes."""
+    """Half of the first predicted tokens are 20, which the generator always writes."""
     own = experiment()
     (batch,) = fixtures.batches(own, 1)
     batch = batch['electra']
     places = batch['encoder_predicted_positions']
     batch['encoder_target_tokens'][np.arange(16), places[:, 0]] = np.where(np.arange(16) % 2, 20, 9)
-    out = outputs_of(own, batch, jax.random.key(0), functools.partial(favour, 20))
+    params = favour(20, step.init_state(own).params)
+    out = forward_of(own)(params, batch, jax.random.key(0))
     original, chosen = batch['encoder_target_tokens'], batch['encoder_loss_weights'] > 0
     np.testing.assert_array_equal(out['replaced'], chosen & (original != 20))
     first = out['replaced'][np.arange(16), places[:, 0]]
@@ -186,13 +184,14 @@ def test_the_discriminator_reads_the_original_text_where_nothing_is_replaced():
     batch = batch['electra']
     chosen = batch['encoder_loss_weights'] > 0
     batch['encoder_target_tokens'][chosen] = 20
-    model = step.model_of(own)(step.init_state(own).params)
+    params = favour(20, step.init_state(own).params)
+    model = step.model_of(own)(params)
     plain = model.encode(
         batch['encoder_target_tokens'],
         segments=batch['encoder_segment_ids'],
         positions=batch['encoder_positions'],
     )
-    out = outputs_of(own, batch, change=functools.partial(favour, 20))
+    out = forward_of(own)(params, batch)
     assert (batch['encoder_input_tokens'] == 5).any()
     assert out['replaced'].sum() == 0
     np.testing.assert_allclose(out['encoder_hidden'], plain, atol=1e-5)
@@ -201,16 +200,13 @@ def test_the_discriminator_reads_the_original_text_where_nothing_is_replaced():
 def test_evaluation_repeats_itself_and_training_draws_anew():
     own = experiment()
     (batch,) = fixtures.batches(own, 1)
-    one, same = (outputs_of(own, batch['electra'])['replaced'] for _ in range(2))
-    a, b = (
-        outputs_of(own, batch['electra'], jax.random.key(i))['generator_logits'] for i in (1, 2)
-    )
-    np.testing.assert_array_equal(one, same)
-    np.testing.assert_array_equal(a, b)  # without dropout only the samples differ
-    own = experiment(length=32)
-    (batch,) = fixtures.batches(own, 1)
-    hidden = [outputs_of(own, batch['electra'], jax.random.key(i)) for i in (1, 2)]
-    assert np.abs(hidden[0]['encoder_hidden'] - hidden[1]['encoder_hidden']).max() > 0.1
+    forward, params, batch = forward_of(own), step.init_state(own).params, batch['electra']
+    one, same = (forward(params, batch) for _ in range(2))
+    a, b = (forward(params, batch, jax.random.key(i)) for i in (1, 2))
+    np.testing.assert_array_equal(one['encoder_hidden'], same['encoder_hidden'])
+    # without dropout only the samples differ
+    np.testing.assert_array_equal(a['generator_logits'], b['generator_logits'])
+    assert np.abs(a['encoder_hidden'] - b['encoder_hidden']).max() > 0.1
 
 
 def test_padding_changes_nothing_and_has_no_weight():
@@ -221,8 +217,9 @@ def test_padding_changes_nothing_and_has_no_weight():
     assert padding.any()
     other = {**batch, 'encoder_target_tokens': np.where(padding, 9, batch['encoder_target_tokens'])}
     other['encoder_input_tokens'] = np.where(padding, 9, batch['encoder_input_tokens'])
-    objective = own.streams['electra'].objective
-    means = jax.jit(lambda b: objective.means(step.model_of(own)(step.init_state(own).params), b))
+    objective, model = own.streams['electra'].objective, step.model_of(own)
+    params = step.init_state(own).params
+    means = jax.jit(lambda batch: objective.means(model(params), batch))
     a, b = means(batch), means(other)
     for term in a:
         for name in a[term]:
@@ -309,7 +306,7 @@ def overfit(objective, steps):
 
 
 def test_the_generator_overfits_a_batch_and_then_all_is_original():
-    last = overfit(electra(width=1.0), 150)
+    last = overfit(electra(width=1.0, discriminator_weight=1.0), 150)
     assert last['mlm/nll'] < 0.05
     assert last['mlm/accuracy'] > 0.98
     assert last['discriminator/replaced'] < 0.01
@@ -317,49 +314,39 @@ def test_the_generator_overfits_a_batch_and_then_all_is_original():
 
 
 def test_the_discriminator_finds_what_an_untrained_generator_writes():
-    """16 texts, each step with other tokens at the same places: all of them are found."""
+    """16 texts, in each step with other random tokens. Without reading: 0.38 nats, none found."""
     last = overfit(electra(generator_weight=0.0, discriminator_weight=1.0), 300)
-    assert last['mlm/nll'] > 2
-    assert last['discriminator/replaced'] > 0.05
-    assert last['discriminator/loss'] < 0.05
-    assert last['discriminator/found'] > 0.95 * last['discriminator/replaced']
+    assert last['mlm/nll'] > 4
+    assert last['discriminator/replaced'] > 0.1
+    assert last['discriminator/loss'] < 0.12
+    assert last['discriminator/accuracy'] > 0.96
+    assert last['discriminator/found'] > 0.8 * last['discriminator/replaced']
 
 
-@pytest.mark.parametrize('mesh, devices', [(MeshShape(fsdp=4), 4), (MeshShape(data=8), 8)])
-def test_a_mesh_changes_no_loss(mesh, devices):
-    one = experiment(model=dict(dropout=0.1))
+def test_a_mesh_changes_no_loss():
+    one = experiment(electra(width=0.5), model=dict(dropout=0.1))
     data = fixtures.batches(one, 3)
     alone, _ = run(one, data)
-    many, _ = run(dataclasses.replace(one, mesh=mesh), data, devices)
+    many, _ = run(dataclasses.replace(one, mesh=MeshShape(data=2, fsdp=2, model=2)), data, 8)
     assert furthest(alone, many) < 5e-5  # of a sum with a weight of 50
 
 
-def test_heads_divide_over_the_model_axis():
-    one = experiment(electra(width=0.5), optimizer=AdamW(learning_rate=1e-3))
-    data = fixtures.batches(one, 2)
-    alone, _ = run(one, data)
-    many, _ = run(dataclasses.replace(one, mesh=MeshShape(model=2, fsdp=2)), data, 4)
-    assert furthest(alone, many) < 5e-5
-
-
-def test_microbatches_change_no_number_of_the_generator_and_no_count():
+def test_microbatches_change_no_gradient_of_the_generator_and_no_count():
     """Each microbatch draws its own samples; the generator's loss does not depend on them."""
     one = experiment(electra(discriminator_weight=0.0))
-    four = dataclasses.replace(one, microbatches=4)
-    data = fixtures.batches(one, 3)
-    data[0]['electra']['encoder_loss_weights'][::4] = 0.0
-    (a, first), (b, second) = run(one, data), run(four, data)
-    for x, y in zip(a, b, strict=True):
-        assert abs(x['electra/mlm/loss'] - y['electra/mlm/loss']) < 2e-6
-    for x, y in zip(jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=2e-5)
+    (batch,) = fixtures.batches(one, 1)
+    batch['electra']['encoder_loss_weights'][::4] = 0.0
     params, found = step.init_state(one).params, []
-    for own in (one, four):
-        means = jax.jit(
-            lambda p, own=own: step.gradients(own, step.model_of(own), p, data[0], 0)[1]
-        )(params)
-        found.append({name: float(mean.count) for name, mean in means.items()})
-    assert found[0] == found[1]
+    for own in (one, dataclasses.replace(one, microbatches=4)):
+        grad = lambda p, own=own: step.gradients(own, step.model_of(own), p, batch, 0)
+        found.append(jax.jit(grad)(params))
+    (first, means, grads), (second, other, others) = found
+    assert float(first) == pytest.approx(float(second), abs=2e-6)
+    assert {n: float(m.count) for n, m in means.items()} == {
+        n: float(m.count) for n, m in other.items()
+    }
+    for x, y in zip(jax.tree.leaves(grads), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=2e-6)
 
 
 # the generator's architecture
@@ -372,6 +359,16 @@ def test_generators_have_the_published_sizes(name, width):
     published = getattr(presets, f'electra_{name}_generator')()
     for field in ('embed', 'heads', 'kv', 'mlp', 'encoder_layers', 'table', 'norm', 'dropout'):
         assert getattr(found, field) == getattr(published, field), field
+
+
+def check_shapes(own):
+    """The step can be traced, and the generator scores two places of each row."""
+    (batch,) = fixtures.batches(own, 1)
+    params = step.abstract_params(own)
+    out = jax.eval_shape(forward_of(own), params, batch['electra'], jax.random.key(0))
+    assert out['generator_logits'].shape == (16, 2, own.model.rows)
+    means = jax.eval_shape(lambda p: step.gradients(own, step.model_of(own), p, batch, 0), params)
+    assert means[0].shape == ()
 
 
 @pytest.mark.parametrize(
@@ -388,14 +385,11 @@ def test_generators_have_the_published_sizes(name, width):
 def test_generators_of_any_encoder_of_a_third_of_its_width(changes):
     plain = fixtures.experiment('mlm', model=dict(decoder_layers=0) | changes)
     streams = experiment(electra(width=1 / 3)).streams
-    own = dataclasses.replace(plain, streams=streams)
-    values, _ = run(own, fixtures.batches(own, 1))
-    assert np.isfinite(values[0]['loss'])
+    check_shapes(dataclasses.replace(plain, streams=streams))
 
 
 def test_a_generator_may_go_with_an_encoder_and_a_decoder():
-    own = dataclasses.replace(fixtures.experiment('span'), streams=experiment().streams)
-    assert np.isfinite(run(own, fixtures.batches(own, 1))[0][0]['loss'])
+    check_shapes(dataclasses.replace(fixtures.experiment('span'), streams=experiment().streams))
 
 
 @pytest.mark.parametrize(
