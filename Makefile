@@ -30,13 +30,15 @@ smoke: $(VENV)/.data
 	$(BIN)/t5x-lite train configs/smoke/clm.gin --run runs/smoke
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not all'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not all and not alone'
+	$(BIN)/python -m pytest -m alone
 
 test-hf: $(VENV)/.test-hf
 	$(BIN)/python -m pytest tests/interop
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

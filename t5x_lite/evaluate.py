@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from t5x_lite import metrics, objective, scoring, sharding
-from t5x_lite.data import loader, seqio_source
+from t5x_lite.data import best_fit, loader, seqio_source
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.metrics import Mean
 from t5x_lite.objective import Batch
@@ -123,6 +123,13 @@ def held_out(experiment, name: str, split: str) -> Iterator[Batch]:
         rows.close()
 
 
+def _first_segments(batch: Batch) -> Batch:
+    """A batch in which each row of packed pairs keeps its first pair alone."""
+    sides = {name: f'{side}_segment_ids' for name, side in best_fit.sides(batch).items()}
+    first = lambda x, segments: x * (segments == 1).astype(x.dtype)
+    return {n: first(x, batch[sides[n]]) if sides[n] in batch else x for n, x in batch.items()}
+
+
 def _at_least(evaluator, **least: int) -> None:
     for field, smallest in least.items():
         value = getattr(evaluator, field)
@@ -183,6 +190,7 @@ class Samples:
                 batch = {array: x[: self.count] for array, x in next(rows).items()}
                 rows.close()
                 paired = 'encoder' in stream.objective.forward.needs
+                batch = _first_segments(batch) if paired else batch
                 outputs = np.asarray(generate(params, batch, info.eos, paired))
                 side = 'encoder_input_tokens' if paired else 'decoder_input_tokens'
                 prompts = batch[side] if paired else batch[side][:, : self.prompt]

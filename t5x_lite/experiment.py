@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from t5x_lite import schedules
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.objective import Objective
@@ -17,7 +18,8 @@ class Stream:
     """A mixture, what we do with it, and how much of it is in each step.
 
     `mixture` is the name of a registered seqio task or mixture; `lengths` its features' lengths in
-    tokens; `batch_size` counts rows over all devices and hosts.
+    tokens; `batch_size` counts rows over all devices and hosts. `rates` replaces the rates of the
+    mixture's tasks: {task: a number or a schedule of the step}, or `data.mixing.BySize()`.
     """
 
     mixture: str
@@ -25,6 +27,7 @@ class Stream:
     lengths: Mapping[str, int]
     batch_size: int
     weight: float | Callable = 1.0
+    rates: Mapping[str, float | Callable] | Callable | None = None
 
     def __post_init__(self):
         for name, length in self.lengths.items():
@@ -89,6 +92,7 @@ class Experiment:
     microbatches: int = 1
     checkpoint: Checkpoints = Checkpoints()
     log_every: int = 100
+    term_norms_every: int | None = None  # log each term's gradient norm; it costs a step per term
     seed: int = 0
     data_shards: int = 1
     imports: tuple[str, ...] = ()
@@ -99,6 +103,11 @@ class Experiment:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f'Experiment: {name}={value!r} must be an integer of 1 or more')
+        every = self.term_norms_every
+        if every is not None and (type(every) is not int or every < 1):
+            raise ConfigError(
+                f'Experiment: term_norms_every={every!r} must be an integer of 1 or more, or None'
+            )
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f'Experiment: seed={self.seed!r} must be an integer of 0 or more')
         if not self.streams:
@@ -108,11 +117,7 @@ class Experiment:
             self._check_views(name, stream)
             self._check_rows(name, stream)
             self._check_lengths(name, stream)
-        if all(stream.weight == 0 for stream in self.streams.values()):
-            raise ConfigError(
-                f'Experiment: all weights are 0, of streams {", ".join(self.streams)}; nothing '
-                'would be learned; give one of them a weight above 0'
-            )
+        self._check_weights()
         self.heads  # noqa: B018  two terms of one name must agree on their head
         self._check_rules()
         self._check_best()
@@ -140,6 +145,25 @@ class Experiment:
             raise ConfigError(
                 f"Stream '{name}': batch_size=1 leaves no other row as a negative; try 64"
             )
+
+    def _check_weights(self) -> None:
+        if all(stream.weight == 0 for stream in self.streams.values()):
+            raise ConfigError(
+                f'Experiment: all weights are 0, of streams {", ".join(self.streams)}; nothing '
+                'would be learned; give one of them a weight above 0'
+            )
+        for name, stream in self.streams.items():
+            rates = stream.rates if isinstance(stream.rates, Mapping) else {}
+            own = {'weight': stream.weight}
+            own |= {f'rates[{task!r}]': rate for task, rate in rates.items()}
+            own |= {f'term {k!r} weight': term.weight for k, term in stream.objective.terms.items()}
+            for what, schedule in own.items():
+                low = schedules.lowest(schedule, self.steps)
+                if low < 0:
+                    raise ConfigError(
+                        f"Stream '{name}': {what}={schedule} must never be negative, but it goes "
+                        f'down to {low:.4g} within {self.steps} steps; end it at 0'
+                    )
 
     def _check_best(self) -> None:
         best, every = self.checkpoint.best, self.checkpoint.every
@@ -213,7 +237,7 @@ class Experiment:
             for name, head in [*own.items(), *objective.parts.items()]:
                 if heads.setdefault(name, head) != head:
                     raise ConfigError(
-                        f"Experiment: two terms or parts named '{name}' have different heads, "
+                        f"Experiment: two terms named '{name}' have different heads, "
                         f'{heads[name]} and {head}; give one of them another name'
                     )
         return {name: head for name, head in heads.items() if head is not None}

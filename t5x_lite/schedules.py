@@ -27,6 +27,19 @@ def is_number(value, low: float = 0.0) -> bool:
     return real and math.isfinite(value) and value >= low
 
 
+def lowest(value: float | Schedule, steps: int) -> float:
+    """The least of a number, or of a schedule over a run at 100 steps spread over it.
+
+    The schedules of this file are never negative, which their fields ensure: they are not asked.
+    """
+    if not callable(value):
+        return value
+    if type(value).__module__ == __name__:
+        return 0.0
+    points = range(0, steps + 1, max(1, steps // 100))
+    return min(float(value(step)) for step in points)
+
+
 def _require_rate(owner, field: str) -> None:
     require(owner, field, is_number(getattr(owner, field)), 'a number of 0 or more', 0.001)
 

@@ -103,6 +103,7 @@ def _stream(stream: Stream, rows: int, mixture: str, steps: int, of: int) -> Str
         lengths=_lengths(stream),
         batch_size=rows * max(1, min(stream.batch_size, BATCH) // rows),
         weight=rescale(stream.weight, steps, of),
+        rates=rescale(stream.rates, steps, of) if mixture == stream.mixture else None,
     )
 
 

@@ -113,14 +113,16 @@ def split(batches, parts: int):
     return jax.tree.map(cut, batches)
 
 
-def gradients(experiment: Experiment, model_of_params, params, batches, step):
+def gradients(experiment: Experiment, model_of_params, params, batches, step, weights=None):
     """Gradients of the weighted loss, and all means, summed over microbatches.
+
+    `weights` of losses by name are those of the step if None.
 
     Each term's sum is divided by its count over the *whole* batch before gradients are added, so
     that k microbatches give what one gives. Counts depend on the batch alone: asking for them here
     costs nothing, the compiler drops the model.
     """
-    weights = loss_weights(experiment, step)
+    weights = loss_weights(experiment, step) if weights is None else weights
 
     def loss(params, batches, key, counts):
         means = batch_means(experiment, model_of_params(params), batches, key)
@@ -152,16 +154,34 @@ def gradients(experiment: Experiment, model_of_params, params, batches, step):
     return total, means, grads
 
 
+def sums(experiment: Experiment, means, step) -> dict[str, Mean]:
+    """How the loss is added up: weights by name, and the loss of each stream with several terms."""
+    weights, one, out = loss_weights(experiment, step), jnp.float32(1.0), {}
+    if len(weights) == 1:
+        return out
+    for name, stream in experiment.streams.items():
+        parts = [f'{prefix}/loss' for prefix in stream.objective.prefixes(name).values()]
+        for loss in parts:
+            out[loss.removesuffix('loss') + 'weight'] = Mean(jnp.float32(weights[loss]), one)
+        if len(parts) > 1:
+            ratio = lambda mean: mean.total / jnp.maximum(mean.count, 1.0)
+            total = sum(weights[loss] * ratio(means[loss]) for loss in parts)
+            out[f'{name}/loss'] = Mean(total, one)
+    return out
+
+
 def train_step(experiment: Experiment, model_of_params, state: TrainState, batches: Mapping):
     """One update: (TrainState, {stream: Batch}) -> (TrainState, {name: Mean}).
 
-    The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`.
+    The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`;
+    where several losses are added, each one's `weight` and each stream's `loss` too.
     """
     total, means, grads = gradients(experiment, model_of_params, state.params, batches, state.step)
     optimizer = experiment.optimizer.build()
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     one = jnp.float32(1.0)
+    means |= sums(experiment, means, state.step)
     means |= {
         'loss': Mean(total, one),
         'grad_norm': Mean(optax.tree.norm(grads), one),
@@ -182,6 +202,26 @@ def make_train_step(experiment: Experiment, mesh):
 
     rows, whole = sharding.batch_sharding(mesh, experiment.rules), sharding.whole(mesh)
     return jax.jit(step, in_shardings=(where, rows), out_shardings=(where, whole), donate_argnums=0)
+
+
+def make_term_norms(experiment: Experiment, mesh):
+    """Jitted (TrainState, {stream: Batch}) -> {name: norm of the gradient of that loss, weighted}.
+
+    It costs a step for each term: for a look now and then.
+    """
+    model_of_params = model_of(experiment)
+
+    def norms(state, batches):
+        with sharding.active(mesh, experiment.rules):
+            weights, out = loss_weights(experiment, state.step), {}
+            for name, weight in weights.items():
+                alone = {**dict.fromkeys(weights, 0.0), name: weight}
+                args = (state.params, batches, state.step, alone)
+                grads = gradients(experiment, model_of_params, *args)[2]
+                out[name.removesuffix('loss') + 'grad_norm'] = optax.tree.norm(grads)
+            return out
+
+    return jax.jit(norms)
 
 
 def make_eval_step(experiment: Experiment, mesh):

@@ -1,32 +1,28 @@
 """The training run: build, restore, step, log, evaluate, save."""
 # SPDX-License-Identifier: Apache-2.0
 
-import collections
 import contextlib
 import json
-import math
 import signal
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from flax.traverse_util import flatten_dict
 
 from t5x_lite import metrics, sharding, step
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.data import loader
-from t5x_lite.errors import RunError
 from t5x_lite.evaluate import Sample
 from t5x_lite.experiment import Experiment
 from t5x_lite.interop import kept_files
 from t5x_lite.metrics import Mean
 from t5x_lite.progress import Reporter
 from t5x_lite.report import write_report
+from t5x_lite.window import Window
 
 
 def train(experiment: Experiment, folder: Path, *, wandb: bool = False) -> dict[str, float]:
@@ -46,7 +42,8 @@ def train(experiment: Experiment, folder: Path, *, wandb: bool = False) -> dict[
         state, window, first = run.state, run.window, int(run.state.step)
         run = run._replace(state=None)  # its arrays are given to the first step
         for now in range(first + 1, experiment.steps + 1):
-            state, means = run.train_step(state, next_batches(run))
+            batches = next_batches(run)
+            state, means = run.train_step(state, batches)
             window.push(means)  # fetches the step before this one, while this one runs
             values, ended = {}, now == experiment.steps
             if now == first + 1:
@@ -54,6 +51,8 @@ def train(experiment: Experiment, folder: Path, *, wandb: bool = False) -> dict[
                 run.reporter.started(now)
             if now % experiment.log_every == 0 or ended:
                 values |= log(now, run)
+            if run.term_norms and now % experiment.term_norms_every == 0:
+                values |= log_term_norms(now, state, batches, run)
             due = [name for name, e in experiment.evals.items() if now % e.every == 0 or ended]
             if due:
                 values |= evaluate(now, state.params, due, run)
@@ -75,13 +74,14 @@ class Run(NamedTuple):
     folder: Path
     mesh: Any
     train_step: Any
+    term_norms: Any  # None: not asked for
     loaders: Mapping[str, loader.Loader]
     evaluators: Mapping[str, Any]
     checkpoints: Checkpointer
     writer: metrics.Writer
     reporter: Reporter
     state: step.TrainState | None
-    window: 'Window'
+    window: Window
 
 
 def start(experiment: Experiment, folder: Path, stack, wandb: bool) -> Run:
@@ -101,7 +101,8 @@ def start(experiment: Experiment, folder: Path, stack, wandb: bool) -> Run:
         stack.callback(closing.close)
     state, window = restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights)
     evaluators = {name: e.open(experiment, mesh) for name, e in experiment.evals.items()}
-    parts = (mesh, train_step, loaders, evaluators, checkpoints, writer, reporter)
+    norms = step.make_term_norms(experiment, mesh) if experiment.term_norms_every else None
+    parts = (mesh, train_step, norms, loaders, evaluators, checkpoints, writer, reporter)
     return Run(experiment, folder, *parts, state, window)
 
 
@@ -162,11 +163,21 @@ def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):
 
 
 def log(now: int, run: Run) -> dict[str, float]:
-    """Writes the window's values, and how many documents were too short to use so far."""
+    """Writes the window's values and what the loaders counted."""
     values = run.window.close(now)
-    values |= {f'data/{name}/dropped': float(rows.dropped) for name, rows in run.loaders.items()}
+    for name, rows in run.loaders.items():
+        values |= run.window.drawn(name, rows.counts)
     run.writer.write(now, values)
     run.reporter.update(now, values)
+    return values
+
+
+def log_term_norms(now: int, state, batches, run: Run) -> dict[str, float]:
+    """Writes the gradient norm of each term on the batches just used, after their update."""
+    with run.window.timing('eval'):
+        norms = jax.device_get(run.term_norms(state, batches))
+    values = {f'train/{name}': float(norm) for name, norm in norms.items()}
+    run.writer.write(now, values)
     return values
 
 
@@ -200,78 +211,6 @@ def save(now: int, state, run: Run, values: Mapping[str, float]) -> None:
         data = {name: rows.state() for name, rows in run.loaders.items()}
         means = {name: [float(x) for x in mean] for name, mean in run.window.means.items()}
         run.checkpoints.save(now, state, data, means, values)
-
-
-class Window:
-    """Sums of means, tokens and times since the last log line; a mean is divided when closed."""
-
-    def __init__(self, means: Mapping[str, Mean] = ()):
-        self.means = dict(means)
-        self._pending = None
-        self._clear_clocks()
-
-    def _clear_clocks(self) -> None:
-        self._seconds, self._unscored = collections.Counter(), collections.Counter()
-        self._steps = self._tokens = 0
-        self._began = time.monotonic()
-
-    @contextlib.contextmanager
-    def timing(self, what: str):
-        """Counts the time inside as waiting for `what`."""
-        began = time.monotonic()
-        yield
-        self._seconds[what] += time.monotonic() - began
-
-    def count(self, batches) -> None:
-        """Counts tokens, and rows in which nothing is scored."""
-        for stream, batch in batches.items():
-            for name, array in batch.items():
-                if name.endswith('_segment_ids'):
-                    self._tokens += int(np.count_nonzero(array))
-                elif name.endswith('_loss_weights'):
-                    self._unscored[stream] += len(array) - int(np.count_nonzero(array.any(1)))
-
-    def push(self, means) -> None:
-        """Takes a step's means, still being computed, and fetches those of the step before."""
-        previous, self._pending = self._pending, means
-        self._steps += 1
-        self._fetch(previous)
-
-    def flush(self) -> None:
-        """Fetches what is pending: the device is idle when this returns."""
-        pending, self._pending = self._pending, None
-        self._fetch(pending)
-
-    def _fetch(self, means) -> None:
-        if means is None:
-            return
-        with self.timing('device'):
-            means = jax.device_get(means)
-        if not math.isfinite(means['loss'].total + means['grad_norm'].total):
-            raise RunError(
-                f'the loss is {means["loss"].total} and the norm of its gradient '
-                f'{means["grad_norm"].total} after {self._steps} steps of this log window; '
-                'nothing was saved since; lower the learning rate or clip gradients, then run the '
-                'same command to go on from the last checkpoint'
-            )
-        self.means = metrics.add(self.means, means)
-
-    def close(self, now: int) -> dict[str, float]:
-        """The window's values by metric name, and begins the next one."""
-        self.flush()
-        wall = time.monotonic() - self._began - self._seconds['eval'] - self._seconds['save']
-        host = wall - self._seconds['data'] - self._seconds['device']
-        values = {f'train/{name}': float(mean.value) for name, mean in self.means.items()}
-        values |= {
-            'perf/tokens_per_second': self._tokens / wall,
-            'perf/steps_per_second': self._steps / wall,
-            'perf/data_wait_share': self._seconds['data'] / wall,
-            'perf/host_ms': 1e3 * host / self._steps,
-        }
-        values |= {f'data/{name}/unscored_rows': float(n) for name, n in self._unscored.items()}
-        self.means = {}
-        self._clear_clocks()
-        return values
 
 
 @contextlib.contextmanager

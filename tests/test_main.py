@@ -185,6 +185,7 @@ def python(code: str, *arguments: str, cwd=PROJECT) -> tuple[subprocess.Complete
 MAIN = 'from t5x_lite.main import main\nmain()'
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     'command, code, seconds',
     [

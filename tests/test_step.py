@@ -11,6 +11,7 @@ import pytest
 
 from t5x_lite import sharding, step
 from t5x_lite.errors import ConfigError
+from t5x_lite.metrics import Mean
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.optim import Adafactor, AdamW
 from t5x_lite.schedules import Constant, Linear
@@ -130,6 +131,37 @@ def test_weights_of_streams_and_terms_scale_their_loss_and_schedules_follow_the_
     base = values[0]['clm/loss']
     for number, value in enumerate(values):
         assert value['loss'] == pytest.approx(base * 3.0 * float(ramp(number)), rel=1e-6)
+
+
+def test_weights_and_the_losses_of_streams_are_reported_where_losses_are_added():
+    experiment = fixtures.experiment('clm', 'mlm_simcse', model=dict(dropout=0.1))
+    ramp = Linear(peak=2.0, warmup=2, steps=4)
+    streams = dict(experiment.streams)
+    streams['clm'] = dataclasses.replace(streams['clm'], weight=ramp)
+    experiment = dataclasses.replace(experiment, streams=streams)
+    losses = ('clm/loss', 'mlm_simcse/mlm/loss', 'mlm_simcse/simcse/loss')
+    means = {name: Mean(6.0, 2.0 * (i + 1)) for i, name in enumerate(losses)}  # 3, 1.5, 1
+    values = {name: float(mean.value) for name, mean in step.sums(experiment, means, 1).items()}
+    assert values == {
+        'clm/weight': 1.0,
+        'mlm_simcse/mlm/weight': pytest.approx(0.1),
+        'mlm_simcse/simcse/weight': 1.0,
+        'mlm_simcse/loss': pytest.approx(0.1 * 1.5 + 1.0),
+    }
+    assert step.sums(fixtures.experiment('clm'), means, 1) == {}
+
+
+def test_the_norm_of_each_terms_gradient_is_that_of_a_run_with_it_alone():
+    layers = dict(encoder_layers=1, decoder_layers=1)
+    experiment = fixtures.experiment('clm', 'mlm', model=layers)
+    mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
+    state, (batches,) = step.make_init(experiment, mesh)(), fixtures.batches(experiment, 1)
+    norms = step.make_term_norms(experiment, mesh)(state, batches)
+    assert set(norms) == {'clm/grad_norm', 'mlm/grad_norm'}
+    streams = dict(experiment.streams)
+    streams['mlm'] = dataclasses.replace(streams['mlm'], weight=0.0)
+    values, _ = run(dataclasses.replace(experiment, streams=streams), [batches])
+    assert float(norms['clm/grad_norm']) == pytest.approx(values[0]['grad_norm'], rel=1e-5)
 
 
 def test_the_step_of_a_rate_is_the_updates_done_before_it():

@@ -1,6 +1,7 @@
 """Batches of a stream from a background thread, with a position that is saved and restored."""
 # SPDX-License-Identifier: Apache-2.0
 
+import collections
 import queue
 import threading
 import zlib
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from t5x_lite.data import seqio_source
+from t5x_lite.data.mixing import Mixed
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
 
@@ -17,7 +19,7 @@ from t5x_lite.errors import ConfigError
 # A snapshot holds what tf.data has read ahead: some 10 MB, half a second of a thread's time.
 SNAPSHOT_EVERY = 100
 AHEAD = 4  # batches kept ready
-PIECES, CUTTER = 1, 2  # tell the random numbers of documents and cutters from those of rows
+PIECES, CUTTER, TASKS = 1, 2, 3  # tell random numbers of other things from those of rows
 PATIENCE = 100_000  # examples in a row that may all be too short for a row
 
 
@@ -40,6 +42,8 @@ class ShardBatches:
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Arrays [rows, ...]; at the end of the data the last rows may be all zero (padding)."""
+        if isinstance(self._examples, Mixed):
+            self._examples.begin(self._row // self._rows)  # a batch is a step
         self._fill()
         count = min(self._rows, self._cutter.ready())
         if count == 0:
@@ -80,9 +84,11 @@ class ShardBatches:
         return {**example, 'targets': tokens[start : start + longest]}
 
     @property
-    def dropped(self) -> int:
-        """How many documents, or ends of documents, were too short to use so far."""
-        return self._cutter.dropped
+    def counts(self) -> dict[str, int]:
+        """So far: `dropped` documents, too short to use; `examples/TASK` if there are several."""
+        drawn = self._examples.drawn if isinstance(self._examples, Mixed) else {}
+        examples = {f'examples/{task}': count for task, count in drawn.items()}
+        return {'dropped': self._cutter.dropped, **examples}
 
     def state(self) -> dict[str, np.ndarray]:
         """Flat arrays: the source's position, the cutter's remainder, the next numbers."""
@@ -120,7 +126,7 @@ class Loader:
         self._thread = None
         self._snapshot, self._since = {}, 0
         self._skip = 0
-        self.dropped = 0  # documents too short to use, up to the batch handed out last
+        self.counts = collections.Counter()  # of all shards, up to the batch handed out last
 
     def restore(self, state: Mapping) -> None:
         """Before the first batch: go on where `state()` was taken, on any number of hosts."""
@@ -150,7 +156,7 @@ class Loader:
         if isinstance(item, _End):
             self._queue.put(item)
             raise item.error or StopIteration
-        batch, snapshot, self.dropped = item
+        batch, snapshot, self.counts = item
         self._since += 1
         if snapshot is not None:
             self._snapshot, self._since = snapshot, 0
@@ -170,13 +176,18 @@ class Loader:
                 if count > self._skip and count % SNAPSHOT_EVERY == 0:
                     snapshot = {index: shard.state() for index, shard in self._shards.items()}
                 if count > self._skip:
-                    dropped = sum(shard.dropped for shard in self._shards.values())
-                    self._put((batch, snapshot, dropped))
+                    self._put((batch, snapshot, self._counted()))
                 if self._stop.is_set():
                     return
         except Exception as raised:  # handed to the thread that asks for batches
             error = raised
         self._put(_End(error))
+
+    def _counted(self) -> collections.Counter:
+        counts = collections.Counter()
+        for shard in self._shards.values():
+            counts.update(shard.counts)
+        return counts
 
     def _put(self, item) -> None:
         while not self._stop.is_set():
@@ -220,6 +231,9 @@ def open_stream(
     converter, lengths = stream.objective.converter, stream.lengths
     vocabulary = seqio_source.vocabulary(stream.mixture, converter.features, imports)
     converter.check(lengths, vocabulary)
+    rates = {stream.mixture: 1.0}  # one pass reads one task after the other
+    if training:
+        rates = seqio_source.rates(stream.mixture, split, stream.rates, imports)
     if vocab is not None and vocabulary.size > vocab:
         raise ConfigError(
             f"Stream '{name}': the vocabulary of {stream.mixture!r} has {vocabulary.size} ids, but "
@@ -230,10 +244,13 @@ def open_stream(
     rows, keys = stream.batch_size // data_shards, (seed, zlib.crc32(name.encode()))
     shards = {}
     for shard in _own_shards(data_shards, *hosts):
-        examples = seqio_source.Examples(stream.mixture, converter.features, shard=shard, **source)
-        shards[shard] = ShardBatches(
-            examples, converter, lengths, vocabulary, rows=rows, seed=(*keys, shard)
+        read = lambda task, shard=shard: seqio_source.Examples(
+            task, converter.features, shard=shard, **source
         )
+        sources, seed = {task: read(task) for task in rates}, (*keys, shard)
+        one = next(iter(sources.values()))
+        examples = one if len(sources) == 1 else Mixed(sources, rates, (*seed, TASKS))
+        shards[shard] = ShardBatches(examples, converter, lengths, vocabulary, rows=rows, seed=seed)
     return Loader(shards)
 
 

@@ -184,6 +184,18 @@ class Chunks(_Pieces):
         self._marks.put(lengths)
 
 
+class Documents(Chunks):
+    """Every document with EOS after it, cut into chunks of `length`, one per row."""
+
+    def __init__(self, length: int, eos: int):
+        super().__init__(length, min_tokens=1)
+        self._eos = eos
+
+    def add(self, example: Mapping[str, np.ndarray]) -> None:
+        tokens = example['targets']
+        super().add({'targets': np.append(tokens, self._eos) if len(tokens) else tokens})
+
+
 class Sentences(_Pieces):
     """Every document's sentences, one per row, of at most `length` tokens: the rest is left out.
 

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,45 @@ def vocabulary(mixture: str, features: Iterable[str], imports=()) -> VocabularyI
                 f'reads; it has {", ".join(provider.output_features)}'
             )
     return describe(provider.output_features[feature].vocabulary)
+
+
+def rates(mixture: str, split: str, own=None, imports: Iterable[str] = ()) -> dict[str, Any]:
+    """The rate of each task of a mixture that has the split, {the task's name: 1.0} of a task.
+
+    `own` are rates in place of the mixture's, a number or a function of the step for each task; or
+    a function from sizes to rates, such as `mixing.BySize()`.
+
+    Raises:
+      ConfigError: rates that name other tasks than the mixture has; a task of unknown size.
+    """
+    provider = find(mixture, imports)
+    tasks = getattr(provider, 'tasks', [provider])
+    tasks = [task for task in tasks if split in (task.splits or ())] or tasks
+    names = [task.name for task in tasks]
+    if own is None:
+        return {t.name: provider.get_rate(t) for t in tasks} if len(tasks) > 1 else {names[0]: 1.0}
+    if callable(own):
+        sizes = {task.name: task.num_input_examples(split) for task in tasks}
+        for name, size in sizes.items():
+            if not size:
+                raise ConfigError(
+                    f'Stream: rates={own} need the number of examples of task {name!r}, which its '
+                    'source does not know; give each task a number instead'
+                )
+        return own(sizes)
+    for name in own:
+        if name not in names:
+            raise ConfigError(
+                f'Stream: rates name a task {name!r} that mixture {mixture!r} has not; '
+                f'{nearest(name, names)}'
+            )
+    for name in names:
+        if name not in own:
+            raise ConfigError(
+                f'Stream: rates lack task {name!r} of mixture {mixture!r}; give it a number, 0 to '
+                'leave it out'
+            )
+    return {name: own[name] for name in names}
 
 
 class Examples:

@@ -17,12 +17,14 @@ from t5x_lite.objectives.losses import TokenLoss
 class CausalLM:
     """Documents, each with EOS after it, joined and cut to exactly L; every target is scored.
 
-    With `separate` a row's documents are segments that do not see each other (one cut by the row's
+    Without `join` each row holds one document, or a piece of up to L tokens: for `packed`. With
+    `separate` a row's documents are segments that do not see each other (one cut by the row's
     end goes on in the next row as a new segment); without, a row is one stream as in GPT-2. The
     first input of each segment is BOS. Source: Radford et al. 2019.
     """
 
     separate: bool = True
+    join: bool = True
     features: ClassVar[tuple[str, ...]] = ('targets',)
     longest: ClassVar[int | None] = None
 
@@ -42,7 +44,10 @@ class CausalLM:
         }
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
-        return packing.Concatenate(lengths['targets'], eos=vocabulary.eos, separate=self.separate)
+        length, eos = lengths['targets'], vocabulary.eos
+        if not self.join:
+            return packing.Documents(length, eos)
+        return packing.Concatenate(length, eos=eos, separate=self.separate)
 
     def draws(self, lengths: Mapping[str, int]) -> int:
         return 0
@@ -60,6 +65,7 @@ class CausalLM:
 def causal_lm(
     *,
     separate: bool = True,
+    join: bool = True,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
     weight: float | Schedule = 1.0,
@@ -67,4 +73,4 @@ def causal_lm(
     """Causal LM on lengths {'targets': L}."""
     loss = TokenLoss(side='decoder', z_loss=z_loss, label_smoothing=label_smoothing)
     terms = {'causal_lm': Term(loss=loss, weight=weight)}
-    return Objective(converter=CausalLM(separate=separate), forward=decode, terms=terms)
+    return Objective(converter=CausalLM(separate=separate, join=join), forward=decode, terms=terms)

@@ -290,5 +290,5 @@ def test_documents_too_short_to_use_are_counted_with_the_batch_that_follows_them
     info, lengths = vocabularies.describe(BUNDLED), {'targets': 8}
     shard = loader.ShardBatches(documents, mlm().converter, lengths, info, rows=1, seed=(0,))
     rows = loader.Loader({0: shard})
-    assert rows.dropped == 0
-    assert [(next(rows) and rows.dropped) for _ in range(3)] == [0, 2, 3]
+    assert rows.counts['dropped'] == 0
+    assert [(next(rows) and rows.counts['dropped']) for _ in range(3)] == [0, 2, 3]
