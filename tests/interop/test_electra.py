@@ -104,7 +104,9 @@ def test_a_trained_discriminator_loads_in_transformers_without_its_generator(tmp
         vocab=64, encoder_layers=2, embed=32, embedding_size=24, mlp=48, dropout=0.0
     )
     stream = Stream(mixture='none', objective=electra(), lengths={'targets': 16}, batch_size=16)
-    own = Experiment(model=model, streams={'electra': stream}, optimizer=AdamW(), steps=1)
+    own = Experiment(
+        model=model, streams={'electra': stream}, optimizer=AdamW(learning_rate=0.1), steps=1
+    )
     state = step.init_state(own)
     run.claim(tmp_path / 'run', own, 'electra')
     checkpoint.write_params(tmp_path / 'run' / 'checkpoints', state.params)
