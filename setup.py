@@ -34,7 +34,7 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['t5x_lite', 't5x_lite.*']),
     package_data={
-        't5x_lite': ['report_template.html', 'data/corpora/*/*'],
+        't5x_lite': ['*_template.html', 'data/corpora/*/*'],
     },
     install_requires=REQUIREMENTS,
     extras_require={

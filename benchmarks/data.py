@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from t5x_lite.data.masking import Ngrams, Spans, WholeWords
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.data.vocabularies import VocabularyInfo
 from t5x_lite.objective import Objective
@@ -42,6 +43,10 @@ def vocabulary() -> VocabularyInfo:
 
 def objectives(length: int) -> Iterator[tuple[str, Objective, dict[str, int]]]:
     yield 'mlm', mlm(), {'targets': length}
+    yield 'mlm_static', mlm(static=10), {'targets': length}
+    yield 'mlm_words', mlm(choose=WholeWords()), {'targets': length}
+    yield 'mlm_ngrams', mlm(choose=Ngrams()), {'targets': length}
+    yield 'mlm_spans', mlm(choose=Spans()), {'targets': length}
     yield 'span_corruption', span_corruption(), {'inputs': length, 'targets': length}
     yield 'causal_lm', causal_lm(), {'targets': length}
     yield 'simcse', simcse(), {'targets': 32}

@@ -44,13 +44,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = commands.add_parser('ckpt', help='weights from and for Hugging Face files')
     _add_ckpt(command.add_subparsers(required=True, metavar='WHAT'))
 
-    command = commands.add_parser('data', help='vocabularies')
+    command = commands.add_parser('data', help='look at data, measure it; vocabularies')
     _add_data(command.add_subparsers(required=True, metavar='WHAT'))
     return top.parse_args(_gin_equals(arguments))
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument('config', nargs='?', help='a .gin or .py file')
+def _add_config(command: argparse.ArgumentParser, what: str = 'a .gin or .py file') -> None:
+    command.add_argument('config', nargs='?', help=what)
     command.add_argument(
         '--set', action='append', default=[], metavar='A.B=C', help='override, model.dropout=0.1'
     )
@@ -129,6 +129,36 @@ def _add_data(commands) -> None:
         '--to', required=True, type=Path, help='the model file to write, or the folder'
     )
     command.set_defaults(command='data vocab')
+
+    command = commands.add_parser('show', help='what the model will see, token by token')
+    _add_source(command)
+    count = dict(type=_whole, metavar='N')
+    command.add_argument(
+        '--examples', default=3, **count, help='documents, and rows of a batch (default: 3)'
+    )
+    command.add_argument('--tokens', **count, help='places of a row in the terminal (default: 120)')
+    command.set_defaults(command='data show')
+
+    command = commands.add_parser('stats', help='lengths, duplicates, padding, speed')
+    _add_source(command)
+    command.add_argument('--documents', default=1000, **count, help='of each task (default: 1000)')
+    command.add_argument('--batches', default=50, **count, help='of each stream (default: 50)')
+    command.add_argument('--json', action='store_true', help='print the numbers as JSON')
+    command.set_defaults(command='data stats')
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
+    _add_config(command, 'the name of a task or mixture, or a config: a .gin or .py file')
+    command.add_argument('--split', default='train', help='which split (default: %(default)s)')
+    command.add_argument('--seed', type=int, help="of the order (default: the experiment's, or 0)")
+    command.add_argument('--html', type=Path, metavar='FILE', help='write a page too')
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{number} must be 1 or more')
+    return number
 
 
 def _gin_equals(arguments: Sequence[str]) -> list[str]:

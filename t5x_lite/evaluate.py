@@ -91,7 +91,7 @@ class LossEval:
 
     def _totals(self, experiment, name, split, batches, run=lambda batch: {}):
         """(what was scored, means of `run`), in double precision, over a split's first batches."""
-        stream, counts, means = experiment.streams[name], {}, {}
+        stream, counts, means = experiment.streams[name], None, {}
         info = seqio_source.vocabulary(
             stream.mixture, stream.objective.converter.features, experiment.imports
         )
@@ -100,8 +100,8 @@ class LossEval:
             double = {k: Mean(*(np.float64(x) for x in mean)) for k, mean in new.items()}
             means = metrics.add(means, double)
             scores = scoring.scored(stream.objective, batch, info.bytes_per_token)
-            counts = scoring.add(counts, scores)
-        if not counts:
+            counts = scoring.add(counts or {}, scores)
+        if counts is None:  # {} where no term scores tokens
             raise ConfigError(f"Stream '{name}': split {split!r} of {stream.mixture!r} is empty")
         return counts, means
 

@@ -114,11 +114,14 @@ class Experiment:
             raise ConfigError('Experiment: streams={} must hold at least one Stream')
         for name, stream in self.streams.items():
             self._check_stacks(name, stream)
+            self._check_types(name, stream)
             self._check_views(name, stream)
             self._check_rows(name, stream)
             self._check_lengths(name, stream)
         self._check_weights()
         self.heads  # noqa: B018  two terms of one name must agree on their head
+        for teacher in self.teachers.values():
+            teacher.check(self.model)
         self._check_rules()
         self._check_best()
         for evaluator in self.evals.values():
@@ -131,6 +134,13 @@ class Experiment:
                 f"Stream '{name}': its objective runs through the {missing[0]}, but the model has "
                 f'{missing[0]}_layers=0; set model.{missing[0]}_layers, or choose an objective for '
                 f'{" and ".join(self.model.stacks)}'
+            )
+
+    def _check_types(self, name: str, stream: Stream) -> None:
+        if self.model.types < 2 and 'token_type_ids' in stream.spec():
+            raise ConfigError(
+                f"Stream '{name}': its rows are pairs of sentences, but model.types="
+                f'{self.model.types} cannot tell the first from the second; set model.types=2'
             )
 
     def _check_views(self, name: str, stream: Stream) -> None:
@@ -147,10 +157,15 @@ class Experiment:
             )
 
     def _check_weights(self) -> None:
-        if all(stream.weight == 0 for stream in self.streams.values()):
+        used = [
+            name
+            for name, stream in self.streams.items()
+            if stream.weight != 0 and any(t.weight != 0 for t in stream.objective.terms.values())
+        ]
+        if not used:
             raise ConfigError(
-                f'Experiment: all weights are 0, of streams {", ".join(self.streams)}; nothing '
-                'would be learned; give one of them a weight above 0'
+                f'Experiment: all weights of streams or terms are 0, in {", ".join(self.streams)}; '
+                'nothing would be learned; give one of them a weight above 0'
             )
         for name, stream in self.streams.items():
             rates = stream.rates if isinstance(stream.rates, Mapping) else {}
@@ -208,10 +223,15 @@ class Experiment:
 
     def _check_lengths(self, name: str, stream: Stream) -> None:
         longest = self.model.positions.max_length
-        for array, (shape, _) in stream.objective.converter.spec(stream.lengths).items():
-            if longest is not None and shape and shape[0] > longest:
+        spec = stream.objective.converter.spec(stream.lengths)
+        if ordered := 'encoder_order' in spec:
+            self.model.check_order(f"Stream '{name}'")
+        for array, (shape, _) in spec.items():
+            # Query tokens behind the text have the positions of the tokens they predict.
+            length = max(stream.lengths.values()) if ordered else (*shape, 0)[0]
+            if longest is not None and length > longest:
                 raise ConfigError(
-                    f"Stream '{name}': {array} has length {shape[0]}, but model.positions knows "
+                    f"Stream '{name}': {array} has length {length}, but model.positions knows "
                     f'{longest}; shorten lengths={dict(stream.lengths)} or enlarge positions'
                 )
 
@@ -234,7 +254,8 @@ class Experiment:
         for stream in self.streams.values():
             objective = stream.objective
             own = {name: term.head for name, term in objective.terms.items()}
-            for name, head in [*own.items(), *objective.parts.items()]:
+            parts = objective.parts | objective.teachers
+            for name, head in [*own.items(), *parts.items()]:
                 if heads.setdefault(name, head) != head:
                     raise ConfigError(
                         f"Experiment: two terms named '{name}' have different heads, "
@@ -244,9 +265,15 @@ class Experiment:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of those heads that belong to training alone, such as a generator."""
-        names = (name for s in self.streams.values() for name in s.objective.parts)
-        return tuple(dict.fromkeys(names))
+        """Names of those heads that belong to training alone: generators, teachers."""
+        own = (s.objective.parts | s.objective.teachers for s in self.streams.values())
+        return tuple(dict.fromkeys(name for parts in own for name in parts))
+
+    @property
+    def teachers(self) -> dict[str, Any]:
+        """The heads that do not learn, by name."""
+        streams = self.streams.values()
+        return {name: t for s in streams for name, t in s.objective.teachers.items()}
 
     @property
     def tokens_per_step(self) -> int:

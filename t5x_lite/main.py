@@ -200,6 +200,13 @@ def vocab(options) -> None:
     print(options.to.resolve())
 
 
+def look_at_data(options) -> None:
+    from t5x_lite import data_commands
+
+    use_data_dir(options.tfds_data_dir)
+    data_commands.run(options, load)
+
+
 def use_data_dir(folder: str | None) -> None:
     """Where TFDS datasets are looked for, as T5X's --tfds_data_dir."""
     if folder is None:
@@ -220,4 +227,6 @@ COMMANDS = {
     'ckpt import': import_weights,
     'ckpt export': export_weights,
     'data vocab': vocab,
+    'data show': look_at_data,
+    'data stats': look_at_data,
 }

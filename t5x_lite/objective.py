@@ -77,21 +77,18 @@ class Objective:
 
     `parts` are modules beside the trunk that the forward runs through, such as a generator: values
     with `build(config, rngs)` by the name under which the forward finds them in `model.heads`.
+    `teachers` are parts that do not learn (`objectives.distillation.Teacher`).
     """
 
     converter: Converter
     forward: Callable[..., Outputs]
     terms: Mapping[str, Term] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
+    teachers: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.terms:
             raise ConfigError('Objective: terms={} must name at least one Term(loss=...)')
-        if all(term.weight == 0 for term in self.terms.values()):
-            raise ConfigError(
-                f'Objective: all weights are 0, of {", ".join(self.terms)}; nothing would be '
-                'learned; give one of them a weight above 0'
-            )
 
     def prefixes(self, stream: str) -> dict[str, str]:
         """What a term's metrics begin with: the stream, and the term where there are several."""
@@ -121,12 +118,16 @@ def needs(*stacks: str, dropout: bool = False):
 
 @needs('encoder')
 def encode(model, batch: Batch, key=None) -> Outputs:
-    """One pass through the encoder: `encoder_hidden` [B, L, D]."""
+    """One pass through the encoder: `encoder_hidden` [B, L, D]; who sees whom by order if given."""
+    order = None
+    if 'encoder_order' in batch:
+        order = batch['encoder_order'], batch['encoder_reach']
     hidden_BxLxD = model.encode(
         batch['encoder_input_tokens'],
         segments=batch['encoder_segment_ids'],
         positions=batch['encoder_positions'],
         types=batch.get('token_type_ids'),
+        order=order,
         key=key,
     )
     return {'encoder_hidden': hidden_BxLxD}

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_lite import sharding
+from t5x_lite import frozen, sharding
 from t5x_lite.experiment import Experiment
 from t5x_lite.metrics import Mean, Means
 from t5x_lite.model import transformer
@@ -45,14 +45,16 @@ def init_state(experiment: Experiment) -> TrainState:
     """Fresh weights from the experiment's seed, and the optimizer's empty state."""
     model = transformer.build(experiment.model, experiment.heads, experiment.seed)
     params = nnx.to_pure_dict(nnx.state(model))
-    return TrainState(jnp.int32(0), params, experiment.optimizer.build().init(params))
+    trained, _ = frozen.split(params, experiment.teachers)
+    return TrainState(jnp.int32(0), params, experiment.optimizer.build().init(trained))
 
 
 def state_shardings(experiment: Experiment, mesh) -> TrainState:
     """A NamedSharding per array; an optimizer array lies like the parameter it belongs to."""
     params = sharding.shardings(abstract_model(experiment), mesh, experiment.rules)
     shapes = jax.eval_shape(lambda: init_state(experiment))
-    opt_state = sharding.like_params(shapes.opt_state, shapes.params, params, mesh)
+    trained, where = (frozen.split(x, experiment.teachers)[0] for x in (shapes.params, params))
+    opt_state = sharding.like_params(shapes.opt_state, trained, where, mesh)
     return TrainState(sharding.whole(mesh), params, opt_state)
 
 
@@ -77,7 +79,8 @@ def start_from(experiment: Experiment, mesh, load, fresh) -> TrainState:
     drawn = jax.jit(draw, out_shardings={path: like[path].sharding for path in fresh})()
     params = unflatten_dict({**load(like), **drawn}, sep='/')
     where = state_shardings(experiment, mesh)
-    opt_state = jax.jit(experiment.optimizer.build().init, out_shardings=where.opt_state)(params)
+    trained, _ = frozen.split(params, experiment.teachers)
+    opt_state = jax.jit(experiment.optimizer.build().init, out_shardings=where.opt_state)(trained)
     return TrainState(jax.device_put(jnp.int32(0), where.step), params, opt_state)
 
 
@@ -176,10 +179,12 @@ def train_step(experiment: Experiment, model_of_params, state: TrainState, batch
     The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`;
     where several losses are added, each one's `weight` and each stream's `loss` too.
     """
-    total, means, grads = gradients(experiment, model_of_params, state.params, batches, state.step)
+    trained, fixed = frozen.split(state.params, experiment.teachers)
+    model_of_trained = lambda trained: model_of_params(frozen.join(trained, fixed))
+    total, means, grads = gradients(experiment, model_of_trained, trained, batches, state.step)
     optimizer = experiment.optimizer.build()
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = frozen.join(optax.apply_updates(trained, updates), fixed)
     one = jnp.float32(1.0)
     means |= sums(experiment, means, state.step)
     means |= {
@@ -214,10 +219,12 @@ def make_term_norms(experiment: Experiment, mesh):
     def norms(state, batches):
         with sharding.active(mesh, experiment.rules):
             weights, out = loss_weights(experiment, state.step), {}
+            trained, fixed = frozen.split(state.params, experiment.teachers)
+            model_of_trained = lambda trained: model_of_params(frozen.join(trained, fixed))
             for name, weight in weights.items():
                 alone = {**dict.fromkeys(weights, 0.0), name: weight}
-                args = (state.params, batches, state.step, alone)
-                grads = gradients(experiment, model_of_params, *args)[2]
+                args = (trained, batches, state.step, alone)
+                grads = gradients(experiment, model_of_trained, *args)[2]
                 out[name.removesuffix('loss') + 'grad_norm'] = optax.tree.norm(grads)
             return out
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from flax.traverse_util import flatten_dict
 
-from t5x_lite import metrics, sharding, step
+from t5x_lite import metrics, sharding, step, warm_start
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.data import loader
 from t5x_lite.evaluate import Sample
@@ -140,11 +140,10 @@ def compile_step(experiment: Experiment, mesh):
 
 def open_init(experiment: Experiment):
     """What a fresh run's weights are read from, checked before memory is taken; None: drawn."""
-    if experiment.init is None:
-        return None
-    params = step.abstract_params(experiment)
-    shapes = {path: x.shape for path, x in flatten_dict(params, sep='/').items()}
-    return experiment.init.open(experiment.model, experiment.heads, shapes)
+    params = flatten_dict(step.abstract_params(experiment), sep='/')
+    shapes = {path: x.shape for path, x in params.items()}
+    own = {name: h for name, h in experiment.heads.items() if name not in experiment.teachers}
+    return warm_start.open_all(experiment.init, experiment.model, own, experiment.teachers, shapes)
 
 
 def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):

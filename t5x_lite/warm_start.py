@@ -33,6 +33,39 @@ class Init(Protocol):
         """Checks everything before memory is taken; ConfigError if something does not fit."""
 
 
+def open_all(init: Init | None, model, heads, teachers: Mapping, shapes) -> Opened | None:
+    """Weights of a model and of the teachers among its heads; None if all are to be drawn.
+
+    Raises:
+      ConfigError: something that does not fit; a weight that a teacher's source lacks.
+    """
+    if init is None and not teachers:
+        return None
+    prefixes = {name: f'heads/{name}/' for name in teachers}
+    own = {p: s for p, s in shapes.items() if not p.startswith(tuple(prefixes.values()))}
+    parts = {'': init.open(model, heads, own) if init else Opened('', sorted(own), lambda like: {})}
+    for name, prefix in prefixes.items():
+        inside = {p.removeprefix(prefix): s for p, s in shapes.items() if p.startswith(prefix)}
+        part = teachers[name].init.open(teachers[name].model, teachers[name].heads, inside)
+        if part.fresh:
+            raise ConfigError(f"teacher '{name}': its source lacks {', '.join(part.fresh[:12])}")
+        parts[prefix] = part
+
+    def load(like):
+        out = {}
+        for prefix, part in parts.items():
+            inside = {p.removeprefix(prefix): x for p, x in like.items() if p.startswith(prefix)}
+            if not prefix:
+                inside = {path: x for path, x in inside.items() if path in own}
+            out |= {prefix + path: x for path, x in part.load(inside).items()}
+        return out
+
+    told = [
+        part.told if not prefix else f'{prefix[:-1]}: {part.told}' for prefix, part in parts.items()
+    ]
+    return Opened('\n'.join(filter(None, told)), parts[''].fresh, load, parts[''].keep)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceFiles:
     """config.json and safetensors of a folder. With `strict`, tensors of no use are an error."""

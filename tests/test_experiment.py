@@ -11,9 +11,9 @@ from t5x_lite.evaluate import EmbedEval, LossEval, Samples
 from t5x_lite.experiment import Checkpoints
 from t5x_lite.model.positions import Learned
 from t5x_lite.objective import Objective, Term
+from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.objectives.losses import TokenLoss
-from t5x_lite.objectives.mlm import mlm
 from t5x_lite.objectives.span_corruption import span_corruption
 
 DROPOUT = dict(dropout=0.1)
@@ -107,7 +107,8 @@ def test_two_terms_of_one_name_share_their_head_or_are_refused():
 @pytest.mark.parametrize(
     'change, message',
     [
-        (dict(weight=0.0), 'all weights are 0, of streams clm'),
+        (dict(weight=0.0), 'all weights of streams or terms are 0, in clm'),
+        (dict(objective=causal_lm(weight=0)), 'all weights of streams or terms are 0, in clm'),
         (dict(weight=lambda step: 1.0 - step), "'clm': weight=.*goes down to -9 within 10 steps"),
         (dict(rates={'austen': lambda step: -1.0}), r"rates\['austen'\]=.*must never be negative"),
         (dict(rates={'austen': -1.0}), r"rates\['austen'\]=-1.0 must never be negative"),
@@ -118,8 +119,3 @@ def test_weights_and_rates_that_are_all_0_or_negative_are_refused(change, messag
     streams = {'clm': dataclasses.replace(experiment.streams['clm'], **change)}
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(experiment, streams=streams)
-
-
-def test_terms_whose_weights_are_all_0_are_refused():
-    with pytest.raises(ConfigError, match='Objective: all weights are 0, of mlm'):
-        mlm(weight=0.0)

@@ -26,12 +26,16 @@ def choose(scores_BxL: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
     return chosen_BxL
 
 
-def prediction_counts(lengths, rate: float, most: int | None = None) -> np.ndarray:
+def prediction_counts(lengths, rate: float, most: int | None = None, uniforms=None) -> np.ndarray:
     """How many tokens of a row masked LM predicts: min(most, max(1, round(rate * length))).
 
-    Rate 0 predicts none. Source: Devlin et al. 2018.
+    Rate 0 predicts none. With `uniforms`, a number in [0, 1) for each row, the count is
+    floor(rate * length + number) instead, whose mean is rate * length, and also 1 at least. Source:
+    Devlin et al. 2018; fairseq's masked LM for the other (Liu et al. 2019).
     """
-    counts = np.maximum(1, rounded(np.asarray(lengths) * rate)) * (rate > 0)
+    exact = np.asarray(lengths) * rate
+    counts = rounded(exact) if uniforms is None else np.floor(exact + uniforms).astype(np.int64)
+    counts = np.maximum(1, counts) * (rate > 0)
     return counts if most is None else np.minimum(counts, most)
 
 

@@ -49,7 +49,7 @@ class Cutter(Protocol):
     def restore(self, state: Mapping[str, np.ndarray]) -> None: ...
 
 
-class _Line:
+class Line:
     """Integers that wait in line: put at the end, taken from the front, joined only then."""
 
     def __init__(self, dtype):
@@ -77,7 +77,7 @@ class _Lines:
 
     def __init__(self, length: int, min_tokens: int, marks):
         self._length, self._min_tokens = length, min_tokens
-        self._tokens, self._marks = _Line(np.int32), _Line(marks)
+        self._tokens, self._marks = Line(np.int32), Line(marks)
         self._ended = False
         self.dropped = 0
 
@@ -93,7 +93,7 @@ class _Lines:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        self._tokens, self._marks = _Line(np.int32), _Line(state['marks'].dtype)
+        self._tokens, self._marks = Line(np.int32), Line(state['marks'].dtype)
         self._tokens.put(state['tokens'])
         self._marks.put(state['marks'])
         self._ended = bool(state['ended'])
@@ -229,6 +229,17 @@ def frame(rows: Rows, vocabulary) -> Rows:
     tokens_BxL[:, 0] = vocabulary.cls
     tokens_BxL[np.arange(len(lengths_B)), lengths_B + 1] = vocabulary.sep
     return Rows(tokens_BxL, *extents(lengths_B + 2, tokens_BxL.shape[1]))
+
+
+def close(rows: Rows, eos: int, width: int) -> Rows:
+    """Rows of one segment with EOS after each, [B, width]; no row has `width` tokens or more."""
+    lengths_B = rows.lengths
+    segments_BxL, positions_BxL = extents(lengths_B + 1, width)
+    tokens_BxL = np.zeros_like(segments_BxL)
+    used = min(width, rows.tokens.shape[1])
+    tokens_BxL[:, :used] = rows.tokens[:, :used]
+    tokens_BxL[np.arange(len(lengths_B)), lengths_B] = eos
+    return Rows(tokens_BxL, segments_BxL, positions_BxL)
 
 
 def shift_right(rows: Rows, vocabulary) -> np.ndarray:

@@ -140,7 +140,7 @@ class Examples:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        with _errors_named(self.name):
+        with errors_named(self.name):
             example = next(self._iterator, None)
         if example is not None:
             return {name: value.numpy() for name, value in example.items()}
@@ -155,7 +155,7 @@ class Examples:
         """The position as bytes (uint8 arrays): tf.data's own iterator checkpoint."""
         import tensorflow as tf
 
-        with tempfile.TemporaryDirectory() as folder, _errors_named(self.name):
+        with tempfile.TemporaryDirectory() as folder, errors_named(self.name):
             tf.train.Checkpoint(iterator=self._iterator).write(f'{folder}/iterator')
             files = sorted(Path(folder).iterdir())
             return {file.name: np.frombuffer(file.read_bytes(), np.uint8) for file in files}
@@ -164,7 +164,7 @@ class Examples:
         """Goes on from `state()` of an iterator made with the same arguments."""
         import tensorflow as tf
 
-        with tempfile.TemporaryDirectory() as folder, _errors_named(self.name):
+        with tempfile.TemporaryDirectory() as folder, errors_named(self.name):
             for name, data in state.items():
                 (Path(folder) / name).write_bytes(data.tobytes())
             checkpoint = tf.train.Checkpoint(iterator=self._iterator)
@@ -172,7 +172,7 @@ class Examples:
 
 
 @contextlib.contextmanager
-def _errors_named(name: str):
+def errors_named(name: str):
     """TensorFlow's errors as one RunError that says in what data they came up."""
     import tensorflow as tf
 

@@ -31,6 +31,11 @@ def causal_mask(query_L, key_M, prefix_BxM=None):
     return mask | (inside[:, :, None] & inside[:, None, :])
 
 
+def order_mask(reach_BxL, order_BxM):
+    """May look: keys whose order is at most the query's reach (permuted LM). [B, L, M]."""
+    return order_BxM[:, None, :] <= reach_BxL[:, :, None]
+
+
 def near_mask(query_L, key_M, reach: int):
     """May look: at most `reach` tokens away. [1, L, M]."""
     return (jnp.abs(key_M[None, :] - query_L[:, None]) <= reach)[None]

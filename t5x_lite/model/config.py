@@ -136,6 +136,20 @@ class ModelConfig:
                 'norm_first=False has none; leave first_norm out'
             )
 
+    def check_order(self, owner: str) -> None:
+        """ConfigError unless `Model.encode(order=...)` works: tokens may stand at any place."""
+        if not self.positions.reads_positions:
+            raise ConfigError(
+                f'{owner}: its query tokens stand behind the text and tell where they belong by '
+                f'their positions, which model.positions={self.positions!r} does not read; use '
+                'Rope() or Learned(...)'
+            )
+        if self.local is not None:
+            raise ConfigError(
+                f'{owner}: its query tokens stand behind the text, out of reach of '
+                f'model.local={self.local!r}, which counts places; set model.local=None'
+            )
+
     @property
     def rows(self) -> int:
         """Rows of the token tables: vocab, up to a multiple of vocab_multiple."""

@@ -38,6 +38,19 @@ class SentenceHead:
         return Sentence(config, rngs)
 
 
+@dataclass(frozen=True)
+class ProjectionHead:
+    """dense(D, width): hidden states as wide as a teacher's."""
+
+    width: int
+
+    def build(self, config, rngs):
+        from t5x_lite.model.layers import Linear
+
+        spread = config.init.stddev('linear', config.embed, config)
+        return Linear((config.embed, self.width), ('embed', None), spread, rngs, bias=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassifierHead:
     """Scores of `labels` classes for a vector, or for each of a row's vectors.

@@ -22,6 +22,7 @@ class NoPositions:
 
     max_length = None  # the longest row that works, None for any
     per_layer = False
+    reads_positions = False  # whether tokens may stand at any place of the row, given positions
 
     @property
     def inside(self):
@@ -53,6 +54,7 @@ class Learned(NoPositions):
 
     length: int = 512
     offset: int = 0
+    reads_positions = True
 
     @property
     def max_length(self) -> int:
@@ -110,6 +112,7 @@ class Rope(NoPositions):
     base: float = 10_000.0
     local_base: float | None = None
     scaling: Callable | None = None
+    reads_positions = True
 
     def rotate(self, x_BxHxLxK, positions_BxL, is_local=False):
         half, base = x_BxHxLxK.shape[-1] // 2, self.base

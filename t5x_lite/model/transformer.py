@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.model.attention import HIDDEN, causal_mask, segment_mask, soft_cap
+from t5x_lite.model.attention import HIDDEN, causal_mask, order_mask, segment_mask, soft_cap
 from t5x_lite.model.blocks import Block, Context
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.layers import Embedding, Linear, Norm, dropout
@@ -117,14 +117,22 @@ class Model(nnx.Module):
         self.output = None if config.tied else Embedding(*table, spread, rngs)
         self.heads = nnx.Dict({k: head.build(config, rngs) for k, head in (heads or {}).items()})
 
-    def encode(self, tokens_BxL, *, segments=None, positions=None, types=None, key=None):
+    def encode(
+        self, tokens_BxL, *, segments=None, positions=None, types=None, order=None, key=None
+    ):
         """Hidden states [B, L, D] of the encoder. Segment 0 is padding; dropout if key.
 
-        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None.
+        `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None. `order`, a pair of
+        integers [B, L] (order, reach), lets a token see those of its segment whose order is at most
+        its own reach; all of them if None.
         """
         if self.encoder is None:
             raise ConfigError('Model.encode: encoder_layers=0, there is no encoder')
         context = both_ways(self.encoder, tokens_BxL, segments, positions, types)
+        if order is not None:
+            self.config.check_order('Model.encode')
+            order_BxL, reach_BxL = order
+            context = context._replace(mask=context.mask & order_mask(reach_BxL, order_BxL))
         return self.encoder(self.embed(tokens_BxL), context, key)[0]
 
     def decode(

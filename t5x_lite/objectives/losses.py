@@ -1,6 +1,7 @@
 """Losses and pooling: token cross-entropy with z-loss and smoothing, in-batch contrastive."""
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -122,6 +123,27 @@ def normalise_rows(x_BxD):
     """Rows scaled to unit length in float32; a row of zeros stays zero, with a finite gradient."""
     x = x_BxD.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLoss:
+    """Cross-entropy of one class for each row, from the head's scores of a pooled vector.
+
+    Reads `encoder_hidden`, `{name}_labels` and `{name}_weights`, int32 and float32 [B]; a row of
+    padding has weight 0. Reports `loss` (nats), `accuracy`, and of two classes `positive_share`:
+    how many rows have label 1, so that accuracy can be held against always saying the same.
+    """
+
+    name: str
+    pool: Callable = pool_cls
+
+    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
+        labels_B, weights_B = batch[f'{self.name}_labels'], batch[f'{self.name}_weights']
+        scores_BxC = head(self.pool(outputs['encoder_hidden'], batch['encoder_segment_ids'] > 0))
+        loss_B, _, right_B = cross_entropy(scores_BxC, labels_B)
+        mean = lambda x_B: Mean((x_B * weights_B).sum(), weights_B.sum())
+        means = {'loss': mean(loss_B), 'accuracy': mean(right_B)}
+        return means | ({'positive_share': mean(labels_B)} if scores_BxC.shape[-1] == 2 else {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,11 +90,8 @@ class PrefixSeq2Seq:
         return 1
 
     def batch(self, rows: packing.Rows, lengths, vocabulary, uniforms) -> dict[str, np.ndarray]:
-        lengths_B = rows.lengths
-        prefix_B = prefix_lengths(lengths_B, uniforms[:, 0])
-        prefix = part(rows, 0 * prefix_B, prefix_B, lengths['inputs'] - 1)
-        rest = part(rows, prefix_B, lengths_B - prefix_B, lengths['targets'] - 1)
-        encoder, decoder = ended(prefix, vocabulary.eos), ended(rest, vocabulary.eos)
+        prefix_B = prefix_lengths(rows.lengths, uniforms[:, 0])
+        encoder, decoder = split(rows, prefix_B, lengths, vocabulary.eos)
         weights_BxL = decoder.segments.astype(np.float32)
         return packing.seq2seq_batch(encoder, decoder, weights_BxL, vocabulary)
 
@@ -102,6 +99,15 @@ class PrefixSeq2Seq:
 def prefix_lengths(lengths_B: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
     """Tokens of each row's prefix, uniform on [1, length - 1]."""
     return 1 + (uniforms_B * (lengths_B - 1)).astype(np.int64)
+
+
+def split(
+    rows: packing.Rows, prefix_B: np.ndarray, lengths: Mapping[str, int], eos: int
+) -> tuple[packing.Rows, packing.Rows]:
+    """The first `prefix_B` tokens of each row, [B, Li], and the others, [B, Lt]; EOS after both."""
+    prefix = part(rows, 0 * prefix_B, prefix_B, lengths['inputs'] - 1)
+    rest = part(rows, prefix_B, rows.lengths - prefix_B, lengths['targets'] - 1)
+    return ended(prefix, eos), ended(rest, eos)
 
 
 def part(rows: packing.Rows, starts_B, lengths_B, width: int) -> packing.Rows:

@@ -85,7 +85,10 @@ class SpanCorruption:
     def draws(self, lengths: Mapping[str, int]) -> int:
         return self._raw(lengths)[0]
 
-    def batch(self, rows: packing.Rows, lengths, vocabulary, uniforms) -> dict[str, np.ndarray]:
+    def sides(
+        self, rows: packing.Rows, lengths: Mapping[str, int], vocabulary, uniforms
+    ) -> tuple[packing.Rows, packing.Rows]:
+        """Inputs [B, Li] and targets [B, Lt] of rows, with EOS; `uniforms` as wide as rows."""
         width = rows.tokens.shape[1]
         mask_BxL = noise.span_mask(rows.lengths, width, self.density, self.mean_span, uniforms)
         (inputs_BxL, inputs_B), (targets_BxL, targets_B) = noise.split_spans(
@@ -103,6 +106,10 @@ class SpanCorruption:
         inputs_BxL[index_B, inputs_B] = targets_BxL[index_B, targets_B] = vocabulary.eos
         encoder = packing.Rows(inputs_BxL, *packing.extents(inputs_B + 1, lengths['inputs']))
         decoder = packing.Rows(targets_BxL, *packing.extents(targets_B + 1, lengths['targets']))
+        return encoder, decoder
+
+    def batch(self, rows: packing.Rows, lengths, vocabulary, uniforms) -> dict[str, np.ndarray]:
+        encoder, decoder = self.sides(rows, lengths, vocabulary, uniforms)
         weights_BxL = (decoder.segments * (self.density > 0)).astype(np.float32)
         return packing.seq2seq_batch(encoder, decoder, weights_BxL, vocabulary)
 

@@ -175,3 +175,15 @@ def test_rows_are_framed_and_shifted():
     np.testing.assert_array_equal(packing.shift_right(rows, vocabulary), [[0, 5, 6, 0, 7, 0]])
     vocabulary.bos = 2
     np.testing.assert_array_equal(packing.shift_right(rows, vocabulary), [[2, 5, 6, 2, 7, 0]])
+
+
+def test_rows_are_closed_with_eos_at_any_width():
+    segments, positions = packing.extents(np.array([3, 1]), 3)
+    rows = packing.Rows(np.array([[7, 8, 9], [7, 0, 0]], np.int32), segments, positions)
+    assert packing.close(rows, 1, 5).tokens.tolist() == [[7, 8, 9, 1, 0], [7, 1, 0, 0, 0]]
+    closed = packing.close(rows, 1, 4)
+    assert closed.tokens.tolist() == [[7, 8, 9, 1], [7, 1, 0, 0]]
+    assert closed.segments.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert closed.positions.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
+    with pytest.raises(IndexError):  # never without its EOS
+        packing.close(rows, 1, 3)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from t5x_lite.errors import ConfigError
 
 CORPUS_EN_PD = Path(__file__).parent / 'corpus_en_pd'
+WIKI_TOPICS = Path(__file__).parent / 'wiki_topics'
 SPLITS = ('train', 'validation', 'test')
 
 _FORM = 'need UTF-8, one JSON object with a "text" per line; restore the file or name another'
@@ -18,9 +19,9 @@ _TEXT_FORM = 'need UTF-8, one document per line; restore the file or name anothe
 T = TypeVar('T')
 
 
-def split_path(split: str) -> Path:
-    """The compressed file of one of `SPLITS`."""
-    return CORPUS_EN_PD / f'{split}.jsonl.xz'
+def split_path(split: str, folder: Path | None = None) -> Path:
+    """The compressed file of one of `SPLITS`, of CORPUS_EN_PD or another corpus's folder."""
+    return (folder or CORPUS_EN_PD) / f'{split}.jsonl.xz'
 
 
 def documents(path: str | Path) -> Iterator[dict[str, str]]:

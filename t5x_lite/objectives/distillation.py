@@ -1,0 +1,197 @@
+"""Distillation: a model learns what a teacher says of the same text, live or remembered."""
+# SPDX-License-Identifier: Apache-2.0
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.errors import ConfigError
+from t5x_lite.metrics import Mean
+from t5x_lite.model.config import ModelConfig
+from t5x_lite.model.heads import ProjectionHead
+from t5x_lite.objective import Objective, Schedule, Term
+from t5x_lite.objectives.losses import TokenLoss
+
+TEACHER = 'teacher'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A model whose weights come from `init` and never change; it runs without dropout.
+
+    `heads` has the head of the term whose scores are learned from, by that term's name, if the
+    term has one: `Teacher(model=bert_base(), heads={'mlm': MaskedLMHead()}, init=from_hf(DIR))`.
+    """
+
+    model: ModelConfig
+    init: Any  # a value of warm_start.py
+    heads: Mapping[str, Any] = field(default_factory=dict)
+    same_width: bool = False  # the student must be as wide; `distilled` knows
+
+    def build(self, config, rngs):
+        from t5x_lite.model.transformer import Model
+
+        return Model(self.model, rngs, self.heads)
+
+    def check(self, student: ModelConfig) -> None:
+        """ConfigError unless both models score the same ids and have the same stacks."""
+        if self.model.vocab != student.vocab:
+            raise ConfigError(
+                f'Teacher: model.vocab={self.model.vocab} must be that of the student, '
+                f'{student.vocab}; they need one vocabulary'
+            )
+        if self.same_width and self.model.embed != student.embed:
+            raise ConfigError(
+                f'Teacher: model.embed={self.model.embed}, but the student has embed='
+                f'{student.embed}; set distilled(project=True), or hidden=0 and cosine=0'
+            )
+        missing = [stack for stack in student.stacks if stack not in self.model.stacks]
+        if missing:
+            raise ConfigError(
+                f'Teacher: the student has a {missing[0]}, but model.{missing[0]}_layers=0; use a '
+                'teacher of the same family'
+            )
+
+
+@dataclass(frozen=True)
+class WithTeacher:
+    """A forward, and the same one through the teacher: its outputs as `teacher/...`."""
+
+    forward: Callable
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.forward.needs
+
+    @property
+    def needs_dropout(self) -> bool:
+        return self.forward.needs_dropout
+
+    def __call__(self, model, batch, key=None):
+        taught = self.forward(model.heads[TEACHER], batch, None)
+        known = {f'{TEACHER}/{name}': jax.lax.stop_gradient(x) for name, x in taught.items()}
+        return {**self.forward(model, batch, key), **known}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsLoss:
+    """T^2 * KL(teacher || student) of the scores at temperature T, per scored token, in nats.
+
+    Scores are those of the term named `term`. Source: Hinton et al. 2015.
+    """
+
+    side: str
+    term: str
+    temperature: float = 2.0
+
+    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
+        teacher, hidden = model.heads[TEACHER], f'{self.side}_hidden'
+        ours = scores(model, self.term, outputs[hidden])
+        theirs = scores(teacher, self.term, outputs[f'{TEACHER}/{hidden}'])
+        theirs, weights_BxL = jax.lax.stop_gradient(theirs), batch[f'{self.side}_loss_weights']
+        loss_BxL = divergence(theirs, ours, self.temperature)
+        return {'loss': Mean((loss_BxL * weights_BxL).sum(), weights_BxL.sum())}
+
+
+def scores(model, term: str, hidden_BxLxD):
+    """A model's logits [B, L, V] of a term, by its head if it has one; padding rows left out."""
+    head = model.heads[term] if term in model.heads else None
+    logits = head(hidden_BxLxD, model) if head else model.logits(hidden_BxLxD)
+    return logits[..., : model.config.vocab].astype(jnp.float32)
+
+
+def divergence(teacher_BxLxV, student_BxLxV, temperature: float):
+    """T^2 * KL(teacher || student) of logits softened by T, [B, L]."""
+    log_p = jax.nn.log_softmax(teacher_BxLxV / temperature)
+    log_q = jax.nn.log_softmax(student_BxLxV / temperature)
+    return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenLoss:
+    """How far the last hidden states are from the teacher's, per token that is no padding.
+
+    `cosine`: 1 - cos (Sanh et al. 2019); else the mean square (Romero et al. 2014). A head, if
+    there is one, brings the student's states to the teacher's width.
+    """
+
+    side: str
+    cosine: bool
+
+    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
+        ours_BxLxD, theirs_BxLxD = (
+            outputs[name].astype(jnp.float32)
+            for name in (f'{self.side}_hidden', f'{TEACHER}/{self.side}_hidden')
+        )
+        ours_BxLxD = head(ours_BxLxD).astype(jnp.float32) if head else ours_BxLxD
+        if self.cosine:
+            length = lambda x: jnp.sqrt(jnp.maximum(jnp.square(x).sum(-1), 1e-24))
+            cosines = (ours_BxLxD * theirs_BxLxD).sum(-1) / length(ours_BxLxD)
+            loss_BxL = 1.0 - cosines / length(theirs_BxLxD)
+        else:
+            loss_BxL = jnp.square(ours_BxLxD - theirs_BxLxD).mean(-1)
+        real_BxL = (batch[f'{self.side}_segment_ids'] > 0).astype(jnp.float32)
+        return {'loss': Mean((loss_BxL * real_BxL).sum(), real_BxL.sum())}
+
+
+def distilled(
+    *,
+    objective: Objective,
+    teacher: Teacher,
+    temperature: float = 2.0,
+    logits: float | Schedule = 0.5,
+    hidden: float | Schedule = 0.0,
+    cosine: float | Schedule = 0.0,
+    project: bool = False,
+) -> Objective:
+    """The objective with what a teacher says of the same batch as further terms.
+
+    `logits`, `hidden`, `cosine` are the weights of `distill_logits` (of the objective's token
+    loss), `distill_hidden`, `distill_cosine`; those of weight 0 are left out. The objective's own
+    terms keep their weights. Hinton et al. (2015): alpha = 0.5, `clm(weight=0.5)` and logits=0.5;
+    DistilBERT (Sanh et al. 2019): `mlm(weight=2.0)`, logits=5.0, cosine=1.0. `project` puts a
+    linear layer between hidden states of different widths.
+
+    Raises:
+      ConfigError: all three weights are 0; logits without a token loss; no teacher's head for it.
+    """
+    side = objective.forward.needs[-1]
+    terms, head = dict(objective.terms), ProjectionHead(teacher.model.embed) if project else None
+    if logits != 0:
+        term = _token_term(objective, side, teacher)
+        loss = LogitsLoss(side=side, term=term, temperature=temperature)
+        terms['distill_logits'] = Term(loss=loss, weight=logits)
+    for name, weight in (('hidden', hidden), ('cosine', cosine)):
+        if weight != 0:
+            loss = HiddenLoss(side=side, cosine=name == 'cosine')
+            terms[f'distill_{name}'] = Term(loss=loss, weight=weight, head=head)
+    if len(terms) == len(objective.terms):
+        raise ConfigError(
+            'distilled: logits=0, hidden=0 and cosine=0 teach nothing; set logits=0.5'
+        )
+    if temperature <= 0:
+        raise ConfigError(f'distilled: temperature={temperature} must be above 0; try 2.0')
+    changes = dict(terms=terms, forward=WithTeacher(objective.forward))
+    same_width = not project and not (hidden == 0 and cosine == 0)
+    teacher = dataclasses.replace(teacher, same_width=same_width)
+    return dataclasses.replace(objective, **changes, teachers={TEACHER: teacher})
+
+
+def _token_term(objective: Objective, side: str, teacher: Teacher) -> str:
+    """The term whose scores over the vocabulary are learned from."""
+    for name, term in objective.terms.items():
+        if isinstance(term.loss, TokenLoss) and term.loss.side == side:
+            if term.head != teacher.heads.get(name):
+                raise ConfigError(
+                    f"distilled: term '{name}' has the head {term.head}, but the teacher "
+                    f'{teacher.heads.get(name)}; give Teacher(heads={{{name!r}: ...}}) the same'
+                )
+            return name
+    raise ConfigError(
+        f'distilled: none of the terms {", ".join(objective.terms)} scores tokens; set logits=0 '
+        'and hidden or cosine above 0'
+    )
