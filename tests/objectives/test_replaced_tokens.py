@@ -399,7 +399,10 @@ def test_a_generator_may_go_with_an_encoder_and_a_decoder():
         (lambda: electra(mask_share=-1), r'electra: mask_share=-1 must be in .*; try 0.85'),
         (lambda: electra(width=0.0), r'Generator: width=0.0 must be in \(0, 1\]; try 0.25'),
         (lambda: electra(width=2), 'Generator: width=2 must be in'),
-        (lambda: experiment(electra(generator_weight=0, discriminator_weight=0)), 'are 0, in electra'),
+        (
+            lambda: experiment(electra(generator_weight=0, discriminator_weight=0)),
+            'are 0, in electra',
+        ),
         (lambda: electra().converter.check({'targets': 2}), "electra: .*'targets'.*=2 must be 3"),
         (lambda: electra().converter.check({'inputs': 9}), "electra: .* 'inputs'"),
         (
