@@ -1,4 +1,4 @@
-"""Masked LM and next sentence, 1:1, as two terms of one forward: BERT in small (Devlin et al. 2018).
+"""Masked LM and next sentence as two terms of one forward: a small BERT (Devlin et al. 2018).
 
     t5x-lite train experiments/bert_mini.py --run runs/bert_mini
 
@@ -12,7 +12,6 @@ from t5x_lite.model.presets import encoder_mini
 from t5x_lite.objectives.sentence_pairs import bert
 from t5x_lite.optim import AdamW
 from t5x_lite.schedules import Cosine
-
 
 STEPS = 2_000
 

@@ -14,7 +14,6 @@ from t5x_lite.objectives.sentence_pairs import albert
 from t5x_lite.optim import AdamW
 from t5x_lite.schedules import Cosine
 
-
 STEPS = 2_000
 
 experiment = Experiment(

@@ -13,7 +13,6 @@ from t5x_lite.objectives.contrastive import mlm_simcse
 from t5x_lite.optim import AdamW
 from t5x_lite.schedules import Cosine
 
-
 STEPS = 2_000
 
 experiment = Experiment(
