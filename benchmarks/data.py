@@ -7,16 +7,25 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from t5x_lite.data import vocabularies
 from t5x_lite.data.masking import Ngrams, Spans, WholeWords
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.data.vocabularies import VocabularyInfo
 from t5x_lite.objective import Objective
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.contrastive import mlm_simcse, simcse
+from t5x_lite.objectives.denoising import denoising
 from t5x_lite.objectives.mlm import mlm
+from t5x_lite.objectives.packed import packed
+from t5x_lite.objectives.permuted_lm import permuted_lm
+from t5x_lite.objectives.prefix_lm import prefix_lm, prefix_seq2seq
+from t5x_lite.objectives.replaced_tokens import electra
+from t5x_lite.objectives.sentence_pairs import bert, nsp, sop
+from t5x_lite.objectives.shuffle_lm import deshuffle, permuted_tokens
 from t5x_lite.objectives.span_corruption import span_corruption
+from t5x_lite.objectives.ul2 import ul2, ul2r
 
-SIZE, SENTINELS, FIRST_TEXT = 8192, 128, 6
+SIZE, SENTINELS, FIRST_TEXT = 8192, 128, 9
 
 
 def vocabulary() -> VocabularyInfo:
@@ -34,7 +43,7 @@ def vocabulary() -> VocabularyInfo:
         sep=4,
         mask=5,
         sentinels=tuple(range(SIZE - 1, SIZE - 1 - SENTINELS, -1)),
-        modes={},
+        modes={name: i for i, name in enumerate(vocabularies.MODES, 6)},
         special=special,
         bytes_per_token=np.ones(SIZE, np.int32),
         pieces=tuple(pieces),
@@ -42,13 +51,28 @@ def vocabulary() -> VocabularyInfo:
 
 
 def objectives(length: int) -> Iterator[tuple[str, Objective, dict[str, int]]]:
-    yield 'mlm', mlm(), {'targets': length}
-    yield 'mlm_static', mlm(static=10), {'targets': length}
-    yield 'mlm_words', mlm(choose=WholeWords()), {'targets': length}
-    yield 'mlm_ngrams', mlm(choose=Ngrams()), {'targets': length}
-    yield 'mlm_spans', mlm(choose=Spans()), {'targets': length}
-    yield 'span_corruption', span_corruption(), {'inputs': length, 'targets': length}
-    yield 'causal_lm', causal_lm(), {'targets': length}
+    one, two = {'targets': length}, {'inputs': length, 'targets': length}
+    yield 'mlm', mlm(), one
+    yield 'mlm_static', mlm(static=10), one
+    yield 'mlm_words', mlm(choose=WholeWords()), one
+    yield 'mlm_ngrams', mlm(choose=Ngrams()), one
+    yield 'mlm_spans', mlm(choose=Spans()), one
+    yield 'nsp', nsp(), one
+    yield 'sop', sop(), one
+    yield 'bert', bert(), one
+    yield 'electra', electra(), one
+    yield 'permuted_lm', permuted_lm(), one
+    yield 'permuted_tokens', permuted_tokens(), one
+    yield 'causal_lm', causal_lm(), one
+    yield 'prefix_lm', prefix_lm(), one
+    yield 'prefix_seq2seq', prefix_seq2seq(), two
+    yield 'span_corruption', span_corruption(), two
+    yield 'ul2', ul2(), two
+    yield 'ul2r', ul2r(), two
+    yield 'denoising', denoising(), two
+    yield 'deshuffle', deshuffle(), two
+    yield 'packed_clm', packed(objective=causal_lm(join=False)), one
+    yield 'packed_mlm', packed(objective=mlm()), one
     yield 'simcse', simcse(), {'targets': 32}
     yield 'mlm_simcse', mlm_simcse(), {'targets': 32}
 

@@ -1,16 +1,17 @@
-"""BERT base by masked LM on English Wikipedia (Devlin et al. 2018).
+"""BERT base by masked LM and next sentence on English Wikipedia (Devlin et al. 2018).
 
     t5x-lite train experiments/bert_base_wikipedia.py --run runs/bert_base_wikipedia
 
 Data: `wikipedia/20230601.en` in the folder named by --tfds_data_dir. Hardware: TPU or GPU.
-The paper adds books, next sentences, and length 512 for the last tenth of the steps.
+The paper adds books, and length 512 for the last tenth of the steps.
 """
 # SPDX-License-Identifier: Apache-2.0
 
 from t5x_lite.evaluate import LossEval
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import bert_base
-from t5x_lite.objectives.mlm import mlm
+from t5x_lite.objectives.mlm import MaskedLM
+from t5x_lite.objectives.sentence_pairs import bert
 from t5x_lite.optim import bert_adamw
 from t5x_lite.schedules import BertLinear
 
@@ -19,9 +20,9 @@ STEPS = 1_000_000
 experiment = Experiment(
     model=bert_base(dtype='bfloat16'),
     streams={
-        'mlm': Stream(
+        'bert': Stream(
             mixture='wikipedia_en',
-            objective=mlm(max_predictions=20),
+            objective=bert(masking=MaskedLM(max_predictions=20)),
             lengths={'targets': 128},
             batch_size=256,
         )

@@ -258,6 +258,12 @@ class Experiment:
         return {name: head for name, head in heads.items() if head is not None}
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of those heads that belong to training alone: generators, teachers."""
+        own = (s.objective.parts | s.objective.teachers for s in self.streams.values())
+        return tuple(dict.fromkeys(name for parts in own for name in parts))
+
+    @property
     def teachers(self) -> dict[str, Any]:
         """The heads that do not learn, by name."""
         streams = self.streams.values()

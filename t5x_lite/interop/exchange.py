@@ -23,10 +23,14 @@ from t5x_lite.run import IMPORTED
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A model and its heads: what the folder of an imported run says of it, in model.py."""
+    """A model and its heads: what the folder of an imported run says of it, in model.py.
+
+    `parts` are names of heads that belong to training alone, which no export has.
+    """
 
     model: ModelConfig
     heads: Mapping[str, Any]
+    parts: tuple[str, ...] = ()
 
 
 def import_folder(source: Path, run: Path, *, strict: bool = True) -> str:
@@ -126,7 +130,8 @@ def export_run(
     """Writes a run's checkpoint as files that transformers loads; what was written.
 
     `heads` chooses among the run's heads: 'mlm', 'cola=classifier' (the second is what the family
-    calls it), or 'none'; without any, all of them.
+    calls it), or 'none'; without any, all of them. Parts of training, such as ELECTRA's generator,
+    are left out.
 
     Raises:
       ConfigError: no run, a folder that is not empty, a model of no known family.
@@ -136,7 +141,7 @@ def export_run(
     from t5x_lite.interop import architectures, hugging_face
 
     own = architecture_of(run)
-    names = chosen_heads(own.heads, heads)
+    names = chosen_heads({n: h for n, h in own.heads.items() if n not in own.parts}, heads)
     values = {new: own.heads[old] for old, new in names.items()}
     architectures.family_of(own.model, values)
     _, like = _abstract(own, _host())
@@ -149,7 +154,9 @@ def export_run(
     with written_whole(target) as new:
         names = kept_files.copy(kept, new) or _own_tokenizer(run, new)
         hugging_face.write_folder(new, own.model, values, arrays, dtype=dtype, like=config)
-    return f'step {found} of {run}: {target.resolve()}\n{kept_files.told(names)}'
+    lines = [f'step {found} of {run}: {target.resolve()}']
+    lines += [f'left out: {name}, a part of training alone' for name in own.parts]
+    return '\n'.join([*lines, kept_files.told(names)])
 
 
 def chosen_heads(known: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, str]:
@@ -176,7 +183,7 @@ def architecture_of(run: Path) -> Architecture:
         from t5x_lite import config
 
         experiment = config.load(run / 'experiment.py').experiment
-        return Architecture(model=experiment.model, heads=experiment.heads)
+        return Architecture(model=experiment.model, heads=experiment.heads, parts=experiment.parts)
     raise ConfigError(f'{run}: no run is there (neither experiment.py nor {IMPORTED})')
 
 

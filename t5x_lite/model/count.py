@@ -36,9 +36,9 @@ def count(config: ModelConfig, heads: Mapping | None = None) -> Counts:
 
 
 def _has_output_bias(head) -> bool:
-    from t5x_lite.model.heads import MaskedLMHead
+    from t5x_lite.model.heads import Generator, MaskedLMHead
 
-    return isinstance(head, MaskedLMHead)
+    return isinstance(head, MaskedLMHead | Generator)
 
 
 def _unused(config: ModelConfig) -> int:

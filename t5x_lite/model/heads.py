@@ -1,11 +1,14 @@
-"""Heads as values: masked LM, sentence vectors, classifier; `build` makes their weights."""
+"""Heads as values: masked LM, sentence vectors, classifier, generator; `build` makes weights."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.activations import tanh
+from t5x_lite.model.config import ModelConfig
 
 # Their modules live in head_modules.py, imported by `build`: reading a config stays fast.
 
@@ -88,7 +91,7 @@ class Tower:
     def build(self, config, rngs):
         from t5x_lite.model.transformer import Model
 
-        return Model(replace(config, decoder_layers=0, tied=True), rngs)
+        return Model(dataclasses.replace(config, decoder_layers=0, tied=True), rngs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +124,44 @@ class ClassifierHead:
         from t5x_lite.model.head_modules import Classifier
 
         return Classifier(self, config, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """A masked LM of `width` times the model's width over the model's own embeddings (ELECTRA).
+
+    It has as many layers; heads, head groups and feed-forward layers are scaled alike. Published:
+    1/4, for ELECTRA base 1/3 (Clark et al. 2020). Its parts are in model/generator.py.
+    """
+
+    width: float = 0.25
+
+    def __post_init__(self):
+        if not 0 < self.width <= 1:
+            raise ConfigError(f'Generator: width={self.width} must be in (0, 1]; try 0.25')
+
+    def narrowed(self, config: ModelConfig) -> ModelConfig:
+        """The generator's own layers: of the nearest width that is whole heads of an even size.
+
+        What is added to token embeddings, and their norm, is the model's: it is left out here.
+        """
+        scaled = lambda size: max(1, round(size * self.width))
+        heads = scaled(config.heads)
+        groups = config.kv_heads and math.gcd(heads, scaled(config.kv_heads))
+        return dataclasses.replace(
+            config,
+            embed=2 * heads * scaled(config.embed / (2 * heads)),
+            heads=heads,
+            kv_heads=groups,
+            mlp=scaled(config.mlp),
+            decoder_layers=0,
+            embedding_size=config.table,
+            types=0,
+            positions=config.positions.inside,
+            norm_embedding=False,
+        )
+
+    def build(self, config, rngs):
+        from t5x_lite.model.generator import NarrowMaskedLM
+
+        return NarrowMaskedLM(self.narrowed(config), rngs)

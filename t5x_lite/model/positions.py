@@ -24,6 +24,11 @@ class NoPositions:
     per_layer = False
     reads_positions = False  # whether tokens may stand at any place of the row, given positions
 
+    @property
+    def inside(self):
+        """What of it acts inside the layers, beyond what it adds to the token embeddings."""
+        return self
+
     def weights(self, config, rngs):
         return None
 
@@ -54,6 +59,10 @@ class Learned(NoPositions):
     @property
     def max_length(self) -> int:
         return self.length
+
+    @property
+    def inside(self):
+        return NoPositions()
 
     def weights(self, config, rngs):
         from t5x_lite.model.layers import Embedding

@@ -65,7 +65,9 @@ class Stack(nnx.Module):
         if key is not None:
             key, layers_key = jax.random.split(key)
             layer_keys = jax.random.split(layers_key, layers)
-        x_BxLxD = self._embedded(x_BxLxD, context, key)
+        x_BxLxD = dropout(self.embedded(x_BxLxD, context), self.config.dropout, key)
+        x_BxLxD = x_BxLxD if self.projection is None else self.projection(x_BxLxD)
+        x_BxLxD = constrain(x_BxLxD, 'batch', 'length', None)
 
         def layer(x_BxLxD, xs):
             block, index, *rest = xs
@@ -79,8 +81,11 @@ class Stack(nnx.Module):
         x_BxLxD, kept = jax.lax.scan(layer, x_BxLxD, xs, unroll=unroll)
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), kept
 
-    def _embedded(self, x_BxLxD, context: Context, key):
-        """Token embeddings with what else is known of the tokens, as the first layer takes them."""
+    def embedded(self, x_BxLxD, context: Context):
+        """Token embeddings with what else is known of the tokens, [B, L, table], normed if so set.
+
+        Dropout and the projection to the layers' width come after it.
+        """
         dtype = x_BxLxD.dtype
         added = self.config.positions.embed(self.positions, context.positions_BxL, dtype)
         x_BxLxD = x_BxLxD if added is None else x_BxLxD + added
@@ -90,9 +95,7 @@ class Stack(nnx.Module):
             x_BxLxD = x_BxLxD + self.types(types_BxL, dtype)
         if self.embedding_norm is not None:
             x_BxLxD = self.embedding_norm(x_BxLxD)
-        x_BxLxD = dropout(x_BxLxD, self.config.dropout, key)
-        x_BxLxD = x_BxLxD if self.projection is None else self.projection(x_BxLxD)
-        return constrain(x_BxLxD, 'batch', 'length', None)
+        return x_BxLxD
 
     def bias(self, query_L, key_M, bidirectional: bool):
         """What is added to attention scores in all layers alike, [H, L, M], or None."""
@@ -143,22 +146,11 @@ class Model(nnx.Module):
         """
         if self.encoder is None:
             raise ConfigError('Model.encode: encoder_layers=0, there is no encoder')
-        segments = jnp.ones_like(tokens_BxL) if segments is None else segments
-        mask = segment_mask(segments, segments)
+        context = both_ways(self.encoder, tokens_BxL, segments, positions, types)
         if order is not None:
             self.config.check_order('Model.encode')
             order_BxL, reach_BxL = order
-            mask = mask & order_mask(reach_BxL, order_BxL)
-        index_L = jnp.arange(tokens_BxL.shape[1])
-        context = Context(
-            positions_BxL=_positions(tokens_BxL, positions),
-            query_L=index_L,
-            key_M=index_L,
-            bidirectional=True,
-            types_BxL=types,
-            mask=mask,
-            bias=self.encoder.bias(index_L, index_L, True),
-        )
+            context = context._replace(mask=context.mask & order_mask(reach_BxL, order_BxL))
         run = self.encoder.run(self.embed(tokens_BxL), context, key, keep=every_layer)
         hidden_BxLxD, (_, layers_NxBxLxD) = run
         return layers_NxBxLxD.at[-1].set(hidden_BxLxD) if every_layer else hidden_BxLxD
@@ -243,6 +235,21 @@ class Model(nnx.Module):
             used_V = jnp.arange(config.rows) < config.vocab
             logits_BxLxV = jnp.where(used_V[None, None], logits_BxLxV, HIDDEN)
         return constrain(logits_BxLxV, 'batch', 'length', 'vocab')
+
+
+def both_ways(stack: Stack, tokens_BxL, segments=None, positions=None, types=None) -> Context:
+    """The context of an encoder's pass: each token sees all those of its segment."""
+    segments = jnp.ones_like(tokens_BxL) if segments is None else segments
+    index_L = jnp.arange(tokens_BxL.shape[1])
+    return Context(
+        positions_BxL=_positions(tokens_BxL, positions),
+        query_L=index_L,
+        key_M=index_L,
+        bidirectional=True,
+        types_BxL=types,
+        mask=segment_mask(segments, segments),
+        bias=stack.bias(index_L, index_L, True),
+    )
 
 
 def _positions(tokens_BxL, positions_BxL, start=0):

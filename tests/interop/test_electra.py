@@ -2,12 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import reference
 from reference import torch, transformers
 
-from t5x_lite.interop import architectures
+from t5x_lite import checkpoint, run, step
+from t5x_lite.errors import ConfigError
+from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.interop import architectures, exchange
 from t5x_lite.model import presets
+from t5x_lite.objectives.replaced_tokens import electra
+from t5x_lite.optim import AdamW
 
 SIZES = dict(
     vocab_size=99,
@@ -91,3 +97,30 @@ def test_heads_tell_an_electra_from_a_bert_of_its_shape(name):
     assert architectures.family_of(model).model_type == 'bert'
     shared = {'mlm': family.heads['mlm'].build(2)}
     assert architectures.family_of(model, shared).model_type == 'bert'
+
+
+def test_a_trained_discriminator_loads_in_transformers_without_its_generator(tmp_path):
+    model = presets.electra_small(
+        vocab=64, encoder_layers=2, embed=32, embedding_size=24, mlp=48, dropout=0.0
+    )
+    stream = Stream(mixture='none', objective=electra(), lengths={'targets': 16}, batch_size=16)
+    own = Experiment(
+        model=model, streams={'electra': stream}, optimizer=AdamW(learning_rate=0.1), steps=1
+    )
+    state = step.init_state(own)
+    run.claim(tmp_path / 'run', own, 'electra')
+    checkpoint.write_params(tmp_path / 'run' / 'checkpoints', state.params)
+    told = exchange.export_run(tmp_path / 'run', tmp_path / 'out')
+    assert 'left out: generator, a part of training alone' in told.splitlines()
+    theirs, loaded = transformers.ElectraForPreTraining.from_pretrained(
+        tmp_path / 'out', output_loading_info=True
+    )
+    assert not any(loaded.values())
+    ids, mask = reference.tokens(64)
+    ours = step.model_of(own)(state.params)
+    logits = ours.heads['discriminator'](ours.encode(ids, segments=mask))[..., 0]
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor(ids), attention_mask=torch.tensor(mask)).logits
+    np.testing.assert_allclose(logits[mask > 0], expected[mask > 0], atol=1e-5)
+    with pytest.raises(ConfigError, match='--head generator: the run has no such head'):
+        exchange.export_run(tmp_path / 'run', tmp_path / 'two', heads=['generator'])
