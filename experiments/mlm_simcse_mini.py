@@ -6,11 +6,12 @@ Hardware: a CPU with 2 cores, or any accelerator.
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.evaluate import EmbedEval, LossEval
+from t5x_lite.evaluate import LossEval
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import encoder_mini
 from t5x_lite.objectives.contrastive import mlm_simcse
 from t5x_lite.optim import AdamW
+from t5x_lite.retrieval import EmbedEval
 from t5x_lite.schedules import Cosine
 
 STEPS = 2_000

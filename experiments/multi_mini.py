@@ -7,12 +7,13 @@ The encoder learns from the first stream, the decoder from the second, the embed
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.evaluate import EmbedEval, LossEval, Samples
+from t5x_lite.evaluate import LossEval, Samples
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import encoder_decoder_mini
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.contrastive import mlm_simcse
 from t5x_lite.optim import AdamW
+from t5x_lite.retrieval import EmbedEval
 from t5x_lite.schedules import Cosine
 
 STEPS = 2_000

@@ -7,11 +7,12 @@ The two views of a sentence differ in their dropout masks: dropout must stay abo
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.evaluate import EmbedEval, LossEval
+from t5x_lite.evaluate import LossEval
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import encoder_mini
 from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.optim import AdamW
+from t5x_lite.retrieval import EmbedEval
 from t5x_lite.schedules import Cosine
 
 STEPS = 2_000

@@ -1,9 +1,10 @@
-"""Evaluators: loss on held-out text, decoded samples, retrieval by sentence vectors."""
+"""Evaluators: loss on held-out text, decoded samples."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import jax
@@ -13,13 +14,9 @@ from t5x_lite import metrics, objective, scoring, sharding
 from t5x_lite.data import best_fit, loader, seqio_source
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.metrics import Mean
-from t5x_lite.objective import Batch
-from t5x_lite.objectives import contrastive, similarity
+from t5x_lite.objective import Batch, Objective
 
 # `open` imports what runs the model (and with it Flax): reading a config stays fast.
-
-
-EMBED_ROWS = 128  # sentences encoded at once
 
 
 class Sample(NamedTuple):
@@ -48,6 +45,7 @@ class LossEval:
     """Each stream's losses over its held-out split, without dropout, exact to the last row.
 
     Adds `perplexity`, and `bits_per_byte` of the scored text. `batches` limits how many are read.
+    `objectives` replaces a stream's own, such as masked LM at another rate than in training.
     With `baseline` > 0 also the loss of a unigram model (add-one counts over that many training
     batches) on the same targets. Terms over the whole batch (in-batch negatives) are left out:
     their loss depends on who shares the batch; see EmbedEval.
@@ -57,13 +55,35 @@ class LossEval:
     split: str = 'validation'
     batches: int | None = None
     baseline: int = 0
+    objectives: Mapping[str, Objective] = field(default_factory=dict)
 
     def check(self, experiment) -> None:
-        _at_least(self, every=1, baseline=0, **({} if self.batches is None else {'batches': 1}))
+        at_least(self, every=1, baseline=0, **({} if self.batches is None else {'batches': 1}))
+        for name in self.objectives:
+            if name not in experiment.streams:
+                raise ConfigError(
+                    f'LossEval: objectives name a stream {name!r} that is not there; '
+                    f'{nearest(name, experiment.streams)}'
+                )
+        own = self._experiment(experiment)
+        if own.heads != experiment.heads:
+            raise ConfigError(
+                'LossEval: objectives have other heads than those that are trained, '
+                f'{own.heads} and {experiment.heads}; give them the same terms and heads'
+            )
+
+    def _experiment(self, experiment):
+        """The experiment with these objectives in place of those of its streams."""
+        streams = {
+            name: dataclasses.replace(stream, objective=self.objectives.get(name, stream.objective))
+            for name, stream in experiment.streams.items()
+        }
+        return dataclasses.replace(experiment, streams=streams, evals={})
 
     def open(self, experiment, mesh):
         from t5x_lite import step
 
+        experiment = self._experiment(experiment)
         eval_step, unigrams = step.make_eval_step(experiment, mesh), {}
         streams = {
             name: stream
@@ -130,17 +150,19 @@ def _first_segments(batch: Batch) -> Batch:
     return {n: first(x, batch[sides[n]]) if sides[n] in batch else x for n, x in batch.items()}
 
 
-def _at_least(evaluator, **least: int) -> None:
-    for field, smallest in least.items():
-        value = getattr(evaluator, field)
+def at_least(evaluator, **least: int) -> None:
+    """ConfigError unless each field is an integer of at least that."""
+    for name, smallest in least.items():
+        value = getattr(evaluator, name)
         if type(value) is not int or value < smallest:
             raise ConfigError(
-                f'{type(evaluator).__name__}: {field}={value!r} must be an integer of {smallest} '
+                f'{type(evaluator).__name__}: {name}={value!r} must be an integer of {smallest} '
                 'or more'
             )
 
 
-def _check_length(evaluator, length: int, experiment) -> None:
+def check_length(evaluator, length: int, experiment) -> None:
+    """ConfigError unless the model has that many positions."""
     longest = experiment.model.positions.max_length
     if longest is not None and length > longest:
         raise ConfigError(
@@ -164,8 +186,8 @@ class Samples:
     split: str = 'validation'
 
     def check(self, experiment) -> None:
-        _at_least(self, every=1, count=1, prompt=1, length=1)
-        _check_length(self, self.prompt + self.length, experiment)
+        at_least(self, every=1, count=1, prompt=1, length=1)
+        check_length(self, self.prompt + self.length, experiment)
 
     def open(self, experiment, mesh):
         from t5x_lite import step
@@ -216,110 +238,3 @@ class Samples:
             memory=outputs['encoder_hidden'],
             memory_segments=batch['encoder_segment_ids'],
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbedEval:
-    """Sentence vectors of a stream's held-out text: does a sentence find its neighbour?
-
-    Of up to `pairs` pairs of neighbouring sentences, `recall_at_1` is the share of first sentences
-    whose own second one is nearest by cosine among all (ties count as misses); `alignment` and
-    `uniformity` are Wang & Isola's (2020), over pairs and over all vectors. The vector is `pool` of
-    the encoder, without the head used in training.
-    """
-
-    stream: str
-    every: int = 500
-    split: str = 'validation'
-    pairs: int = 512
-    pool: Callable = similarity.pool_cls
-    length: int = 64
-
-    def check(self, experiment) -> None:
-        _at_least(self, every=1, pairs=2, length=3)
-        _check_length(self, self.length, experiment)
-        if self.stream not in experiment.streams:
-            raise ConfigError(
-                f'EmbedEval: stream={self.stream!r} is no stream; '
-                f'{nearest(self.stream, experiment.streams)}'
-            )
-        if 'encoder' not in experiment.model.stacks:
-            raise ConfigError('EmbedEval: the model has encoder_layers=0; leave it out of evals')
-
-    def open(self, experiment, mesh):
-        from t5x_lite import step
-
-        model_of_params = step.model_of(experiment)
-        layers = similarity.every_layer(self.pool)
-        forward = objective.encode_layers if layers else objective.encode
-
-        @jax.jit
-        def embed(params, batch):
-            outputs = forward(model_of_params(params), batch)
-            mask_BxL = batch['encoder_segment_ids'] > 0
-            pooled = similarity.pooled(self.pool, outputs, 'encoder_hidden', mask_BxL)
-            return similarity.normalise_rows(pooled)
-
-        def evaluate(params):
-            queries, matches = (
-                [np.asarray(embed(params, batch)) for batch in side] for side in sides
-            )
-            for name, value in retrieval(np.concatenate(queries), np.concatenate(matches)).items():
-                yield f'{self.stream}/{name}', value
-
-        sides = self._pairs(experiment)
-        return evaluate
-
-    def _pairs(self, experiment) -> tuple[list[Batch], list[Batch]]:
-        """Batches of first sentences and of the ones that follow them, in the same order."""
-        mixture, converter = experiment.streams[self.stream].mixture, contrastive.Sentences()
-        features, lengths = converter.features, {'targets': self.length}
-        vocabulary = seqio_source.vocabulary(mixture, features, experiment.imports)
-        converter.check(lengths, vocabulary)
-        documents = seqio_source.Examples(
-            mixture, features, split=self.split, imports=experiment.imports
-        )
-        queries, matches, found = [], [], 0
-        for document in documents:
-            cutter = converter.cutter(lengths, vocabulary)
-            cutter.add(document)
-            pairs = min(cutter.ready() // 2, self.pairs - found)
-            if found == self.pairs:
-                break
-            if pairs:
-                rows = cutter.take(2 * pairs)
-                batch = converter.batch(rows, lengths, vocabulary, np.zeros((2 * pairs, 0)))
-                queries.append({name: x[0::2] for name, x in batch.items()})
-                matches.append({name: x[1::2] for name, x in batch.items()})
-                found += pairs
-        if found < 2:
-            raise ConfigError(
-                f'EmbedEval: split {self.split!r} of {mixture!r} has {found} pairs of neighbouring '
-                'sentences, it needs 2 or more'
-            )
-        return _joined(queries), _joined(matches)
-
-
-def _joined(batches: list[Batch]) -> list[Batch]:
-    """The same rows in batches of one size (the last may be smaller): one or two compilations."""
-    whole = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-    count = len(next(iter(whole.values())))
-    return [
-        {name: x[start : start + EMBED_ROWS] for name, x in whole.items()}
-        for start in range(0, count, EMBED_ROWS)
-    ]
-
-
-def retrieval(query_BxD: np.ndarray, match_BxD: np.ndarray) -> dict[str, float]:
-    """recall_at_1 of each query's own match, alignment and uniformity of unit vectors."""
-    scores_BxB = query_BxD @ match_BxD.T
-    gold_B = np.diagonal(scores_BxB).copy()
-    np.fill_diagonal(scores_BxB, -np.inf)
-    both = np.concatenate([query_BxD, match_BxD])
-    squared = np.maximum(2.0 - 2.0 * (both @ both.T), 0.0)
-    apart = ~np.eye(len(both), dtype=bool)
-    return {
-        'recall_at_1': float((gold_B > scores_BxB.max(-1)).mean()),
-        'alignment': float(np.square(query_BxD - match_BxD).sum(-1).mean()),
-        'uniformity': float(np.log(np.exp(-2.0 * squared[apart]).mean())),
-    }

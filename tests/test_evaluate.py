@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from t5x_lite import metrics, scoring
-from t5x_lite.evaluate import retrieval
 from t5x_lite.metrics import Mean
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.contrastive import mlm_simcse
+from t5x_lite.retrieval import retrieval
 
 BYTES = np.array([0, 0, 3, 2, 1])
 
@@ -83,6 +83,14 @@ def test_retrieval_counts_a_tie_as_a_miss():
     assert retrieval(e, e)['recall_at_1'] == 1.0
     assert retrieval(e, e[[1, 0, 2]])['recall_at_1'] == pytest.approx(1 / 3)
     assert retrieval(e[[0, 0, 2]], e[[0, 0, 2]])['recall_at_1'] == pytest.approx(1 / 3)
+
+
+def test_rank_recall_and_reciprocal_rank():
+    query = np.eye(3)[[0, 0, 0]]
+    match = np.array([[0.8, 0.6, 0.0], [0.6, 0.8, 0.0], [1.0, 0.0, 0.0]])  # ranks 2, 3, 1
+    found = retrieval(query, match)
+    assert (found['recall_at_1'], found['recall_at_10']) == (pytest.approx(1 / 3), 1.0)
+    assert found['mrr'] == pytest.approx((1 / 2 + 1 / 3 + 1) / 3)
 
 
 def test_alignment_and_uniformity_are_wang_and_isolas():

@@ -7,14 +7,16 @@ import fixtures
 import pytest
 
 from t5x_lite.errors import ConfigError
-from t5x_lite.evaluate import EmbedEval, LossEval, Samples
+from t5x_lite.evaluate import LossEval, Samples
 from t5x_lite.experiment import Checkpoints
 from t5x_lite.model.positions import Learned
 from t5x_lite.objective import Objective, Term
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.objectives.losses import TokenLoss
+from t5x_lite.objectives.mlm import mlm
 from t5x_lite.objectives.span_corruption import span_corruption
+from t5x_lite.retrieval import EmbedEval
 
 DROPOUT = dict(dropout=0.1)
 
@@ -119,3 +121,13 @@ def test_weights_and_rates_that_are_all_0_or_negative_are_refused(change, messag
     streams = {'clm': dataclasses.replace(experiment.streams['clm'], **change)}
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(experiment, streams=streams)
+
+
+def test_held_out_losses_may_be_of_another_objective_with_the_same_heads():
+    other = mlm(rate=0.3)
+    own = fixtures.experiment('mlm', evals={'loss': LossEval(objectives={'mlm': other})})
+    assert own.evals['loss']._experiment(own).streams['mlm'].objective == other
+    with pytest.raises(ConfigError, match="objectives name a stream 'mml' that is not there"):
+        fixtures.experiment('mlm', evals={'loss': LossEval(objectives={'mml': other})})
+    with pytest.raises(ConfigError, match='objectives have other heads than those'):
+        fixtures.experiment('mlm', evals={'loss': LossEval(objectives={'mlm': mlm(head=None)})})

@@ -11,12 +11,12 @@ encoder yet: longer training, a higher rate or masked LM beside it spread the ve
 """
 # SPDX-License-Identifier: Apache-2.0
 
-from t5x_lite.evaluate import EmbedEval
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.presets import encoder_mini
 from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.objectives.similarity import pool_mean
 from t5x_lite.optim import AdamW
+from t5x_lite.retrieval import EmbedEval
 from t5x_lite.schedules import Cosine
 from t5x_lite.warm_start import from_checkpoint
 
