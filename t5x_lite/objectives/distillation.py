@@ -28,7 +28,7 @@ class Teacher:
     """
 
     model: ModelConfig
-    init: Any  # a value of warm_start.py
+    init: Any  # a value of warm_start.py; None draws the weights, for a run that only tries
     heads: Mapping[str, Any] = field(default_factory=dict)
     same_width: bool = False  # the student must be as wide; `distilled` knows
 

@@ -217,6 +217,15 @@ def test_a_teacher_without_all_of_its_weights_is_refused(run_of_a_teacher):
         train.open_init(experiment(distilled(objective=mlm(), teacher=deep)))
 
 
+def test_a_teacher_without_a_source_is_drawn_beside_weights_that_are_read(run_of_a_teacher):
+    drawn = dataclasses.replace(teacher(), init=None)
+    own = experiment(distilled(objective=mlm(), teacher=drawn), embed=48)
+    assert train.open_init(own) is None
+    warm = dataclasses.replace(own, init=from_checkpoint(str(run_of_a_teacher)))
+    opened = train.open_init(warm)
+    assert opened.fresh and all(path.startswith('heads/teacher/') for path in opened.fresh)
+
+
 def test_frozen_parts_are_split_off_and_put_back():
     params = {'a': 1, 'heads': {'teacher': 2, 'mlm': 3}}
     trained, fixed = frozen.split(params, {'teacher': None})
