@@ -189,8 +189,8 @@ def _stack(objective: Objective) -> str:
     inside = [*objective.parts, *objective.teachers]
     if inside:
         raise ConfigError(
-            f'distilled: the objective runs through a {inside[0]} of its own, which no teacher has; '
-            'distil another objective, such as mlm()'
+            f'distilled: the objective runs through a {inside[0]} of its own, which no teacher '
+            'has; distil another objective, such as mlm()'
         )
     stack = objective.forward.needs[-1]
     for name, term in objective.terms.items():
