@@ -269,9 +269,10 @@ class Experiment:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of those heads that belong to training alone: generators, teachers."""
+        """Names of heads that belong to training alone: generators, teachers, ways to them."""
         own = (s.objective.parts | s.objective.teachers for s in self.streams.values())
-        return tuple(dict.fromkeys(name for parts in own for name in parts))
+        ways = (n for n, head in self.heads.items() if getattr(head, 'training_only', False))
+        return tuple(dict.fromkeys([*(name for parts in own for name in parts), *ways]))
 
     @property
     def teachers(self) -> dict[str, Any]:

@@ -226,6 +226,12 @@ def test_a_teacher_without_a_source_is_drawn_beside_weights_that_are_read(run_of
     assert opened.fresh and all(path.startswith('heads/teacher/') for path in opened.fresh)
 
 
+def test_teachers_and_the_way_to_them_are_parts_of_training_alone():
+    own = experiment(distilled(objective=mlm(), teacher=teacher(), hidden=1.0, project=True))
+    assert sorted(own.heads) == ['distill_hidden', 'mlm', 'teacher']
+    assert own.parts == ('teacher', 'distill_hidden')
+
+
 def test_frozen_parts_are_split_off_and_put_back():
     params = {'a': 1, 'heads': {'teacher': 2, 'mlm': 3}}
     trained, fixed = frozen.split(params, {'teacher': None})
