@@ -54,7 +54,7 @@ class ReplacedTokens:
         )
 
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
-        check_lengths('electra', lengths, {'targets': 3}, '[CLS], a token, [SEP]')
+        check_lengths('electra', lengths, {'targets': 4}, '[CLS], two tokens, [SEP]')
         if vocabulary is not None:
             check_ids('electra', vocabulary, 'cls', 'sep', 'mask')
 
