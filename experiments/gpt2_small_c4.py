@@ -17,7 +17,7 @@ from t5x_lite.schedules import Cosine
 STEPS = 600_000
 
 experiment = Experiment(
-    model=gpt2_small(dtype='bfloat16'),
+    model=gpt2_small(dtype='bfloat16', vocab_multiple=128),
     streams={
         'clm': Stream(
             mixture='c4_en',

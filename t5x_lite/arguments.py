@@ -35,13 +35,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         '--count', action='store_true', help='print numbers of parameters; CONFIG may be a preset'
     )
+    command.add_argument(
+        '--sharding', action='store_true', help='print where each array lies, and its bytes'
+    )
+    command.add_argument(
+        '--devices', type=_whole, metavar='N', help='of --sharding (default: those of the mesh)'
+    )
     command.set_defaults(command='config')
 
     command = commands.add_parser('report', help="write a run's report.html again")
     command.add_argument('run', type=Path, help='folder of the run')
     command.set_defaults(command='report')
 
-    command = commands.add_parser('ckpt', help='weights from and for Hugging Face files')
+    command = commands.add_parser('ckpt', help='look at checkpoints; Hugging Face files in and out')
     _add_ckpt(command.add_subparsers(required=True, metavar='WHAT'))
 
     command = commands.add_parser('data', help='look at data, measure it; vocabularies')
@@ -77,6 +83,20 @@ def _add_config(command: argparse.ArgumentParser, what: str = 'a .gin or .py fil
 
 
 def _add_ckpt(commands) -> None:
+    command = commands.add_parser('ls', help="a run's checkpoints")
+    command.add_argument('run', type=Path, help='folder of the run')
+    command.set_defaults(command='ckpt ls')
+
+    command = commands.add_parser('show', help='the parameters of a checkpoint')
+    command.add_argument('run', type=Path, help='folder of the run')
+    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    command.set_defaults(command='ckpt show')
+
+    command = commands.add_parser('diff', help='in what the parameters of two checkpoints differ')
+    for name in ('a', 'b'):
+        command.add_argument(name, type=Path, metavar='RUN[@STEP]', help='folder of a run')
+    command.set_defaults(command='ckpt diff')
+
     command = commands.add_parser('import', help="a folder of files as a run's folder")
     command.add_argument(
         '--from', required=True, type=Path, dest='source', help='with config.json and safetensors'

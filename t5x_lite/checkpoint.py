@@ -181,6 +181,14 @@ def saved_shapes(folder: Path, step: int | None) -> tuple[int, dict[str, tuple[i
     return found, {path: tuple(x.shape) for path, x in flatten_dict(params, sep='/').items()}
 
 
+def saved_type(folder: Path, step: int, path: str) -> tuple[tuple[int, ...], Any]:
+    """(shape, dtype) of one parameter of a step."""
+    read = lambda manager, found: manager.item_metadata(found)['state']['params']
+    _, params = _newest(folder, step, read)
+    found = flatten_dict(params, sep='/')[path]
+    return tuple(found.shape), found.dtype
+
+
 def read_arrays(folder: Path, step: int, like: Mapping[str, Any]) -> dict[str, jax.Array]:
     """Some parameters of a step by their paths, each placed as the array of `like` is."""
     shapes = {

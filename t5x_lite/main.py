@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import errno
+import math
 import os
 import sys
 import tempfile
@@ -121,6 +122,12 @@ def config(options) -> None:
     loaded = load(options)
     if options.count:
         print('\n'.join(counted(loaded.experiment.model, loaded.experiment.heads)))
+    elif options.sharding:
+        from t5x_lite import sharding_table
+
+        mesh = loaded.experiment.mesh
+        devices = options.devices or math.prod(size for size in mesh.sizes if size > 0)
+        print('\n'.join(sharding_table.lines(loaded.experiment, devices)))
     else:
         print(printing.explain(loaded))
 
@@ -185,6 +192,18 @@ def export_weights(options) -> None:
     print(exchange.export_run(options.source, options.to, **chosen))
 
 
+def look_at_checkpoints(options) -> None:
+    from t5x_lite import checkpoint_view
+
+    lines = {
+        'ckpt ls': lambda: checkpoint_view.listed(options.run),
+        'ckpt show': lambda: checkpoint_view.shown(options.run, options.step),
+        'ckpt diff': lambda: checkpoint_view.difference(options.a, options.b),
+    }
+    for line in lines[options.command]():
+        print(line)
+
+
 def report(options) -> None:
     from t5x_lite.report import write_report
     from t5x_lite.run import check_trained
@@ -224,6 +243,9 @@ COMMANDS = {
     'eval': evaluate,
     'config': config,
     'report': report,
+    'ckpt ls': look_at_checkpoints,
+    'ckpt show': look_at_checkpoints,
+    'ckpt diff': look_at_checkpoints,
     'ckpt import': import_weights,
     'ckpt export': export_weights,
     'data vocab': vocab,

@@ -113,9 +113,12 @@ def _check_divides(name: str, units, axes, named: NamedSharding) -> None:
         names = (part,) if isinstance(part, str) else part or ()
         ways = math.prod(named.mesh.shape[n] for n in names)
         if size % ways:
+            fix = f'try {axis}={-(-size // ways) * ways}'
+            if axis == 'vocab':
+                fix = f'set model.vocab_multiple={math.lcm(128, ways)}'
             raise ConfigError(
                 f'sharding: {name} has {axis}={size}, which must divide over '
-                f'{"*".join(names)}={ways}; try {axis}={-(-size // ways) * ways}'
+                f'{"*".join(names)}={ways}; {fix}'
             )
 
 
