@@ -171,9 +171,12 @@ def bounded(model) -> dict:
 
 
 def sums(experiment: Experiment, means, step) -> dict[str, Mean]:
-    """How the loss is added up: weights by name, and the loss of each stream with several terms."""
+    """How the loss is added up: weights by name, and the loss of each stream with several terms.
+
+    Nothing of a single loss whose weight is a number.
+    """
     weights, one, out = loss_weights(experiment, step), jnp.float32(1.0), {}
-    if len(weights) == 1:
+    if len(weights) == 1 and all(isinstance(x, int | float) for x in weights.values()):
         return out
     for name, stream in experiment.streams.items():
         parts = [f'{prefix}/loss' for prefix in stream.objective.prefixes(name).values()]

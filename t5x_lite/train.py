@@ -158,7 +158,10 @@ def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):
     for name, rows in loaders.items():
         rows.restore(data[name])
     reporter.say(f'resuming from step {number}')
-    return state, Window({name: Mean(*sums) for name, sums in means.items()})
+    window = Window({name: Mean(*sums) for name, sums in means.items()})
+    for name, rows in loaders.items():
+        window.drawn(name, rows.counts)  # shares are of what is drawn from here on
+    return state, window
 
 
 def log(now: int, run: Run) -> dict[str, float]:

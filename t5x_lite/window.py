@@ -103,5 +103,5 @@ class Window:
         self._examples[stream] = examples
         total = max(1, sum(new.values()))
         shares = {name.replace('examples/', 'rate/'): n / total for name, n in new.items()}
-        values = {'dropped': float(counts['dropped']), **shares}
+        values = {'dropped': float(counts.get('dropped', 0)), **shares}
         return {f'data/{stream}/{name}': value for name, value in values.items()}

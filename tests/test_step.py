@@ -148,7 +148,10 @@ def test_weights_and_the_losses_of_streams_are_reported_where_losses_are_added()
         'mlm_simcse/simcse/weight': 1.0,
         'mlm_simcse/loss': pytest.approx(0.1 * 1.5 + 1.0),
     }
-    assert step.sums(fixtures.experiment('clm'), means, 1) == {}
+    clm = fixtures.experiment('clm')
+    assert step.sums(clm, means, 1) == {}
+    ramped = {'clm': dataclasses.replace(clm.streams['clm'], weight=ramp)}
+    assert list(step.sums(dataclasses.replace(clm, streams=ramped), means, 1)) == ['clm/weight']
 
 
 def test_the_norm_of_each_terms_gradient_is_that_of_a_run_with_it_alone():

@@ -136,6 +136,7 @@ class Loader:
             for index, shard in self._shards.items():
                 shard.restore(state['shards'][index])
             self._snapshot = {index: state['shards'][index] for index in self._shards}
+            self.counts = self._counted()
         self._since = self._skip = int(state['skip'])
 
     def state(self) -> dict:

@@ -35,6 +35,8 @@ class Remembered(packing.Documents):
         self._ids, self._logits = packing.Line(np.int32), packing.Line(np.float32)
 
     def add(self, example: Mapping[str, np.ndarray]) -> None:
+        if not len(example['targets']):
+            return super().add(example)
         shape = (len(example['targets']) + 1, self._top)
         for name in ('teacher_ids', 'teacher_logits'):
             if example[name].shape != shape:
@@ -43,9 +45,8 @@ class Remembered(packing.Documents):
                     f'but {shape[0] - 1} targets and EOS with top={self._top} need {shape}'
                 )
         super().add(example)
-        if len(example['targets']):
-            self._ids.put(example['teacher_ids'].ravel())
-            self._logits.put(example['teacher_logits'].ravel())
+        self._ids.put(example['teacher_ids'].ravel())
+        self._logits.put(example['teacher_logits'].ravel())
 
     def take(self, count: int) -> RememberedRows:
         rows = super().take(count)

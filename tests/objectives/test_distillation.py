@@ -294,5 +294,8 @@ def test_remembered_scores_of_another_shape_are_refused():
     cutter = remembered_teacher(top=3).converter.cutter({'targets': 8}, fixtures.vocabulary())
     with pytest.raises(ConfigError, match=r'teacher_ids of an example has shape .*top=3 need'):
         cutter.add(next(remembered(top=2)))
+    empty = {name: np.zeros((0, 3), np.int32) for name in ('teacher_ids', 'teacher_logits')}
+    cutter.add({'targets': np.zeros(0, np.int32), **empty})
+    assert (cutter.ready(), cutter.dropped) == (0, 1)
     with pytest.raises(ConfigError, match='top=0 must be'):
         remembered_teacher(top=0)
