@@ -1,8 +1,7 @@
-"""Chips and topologies by name: memory, peak FLOPs, bandwidths, and product names such as v5p-128."""
+"""Chips and topologies by name: memory, FLOPs, bandwidths, and product names such as v5p-128."""
 # SPDX-License-Identifier: Apache-2.0
 
 import math
-import re
 from dataclasses import dataclass
 
 from t5x_lite.errors import ConfigError, nearest
@@ -26,7 +25,7 @@ class Chip:
     cores: int = 1
 
 
-# Cloud TPU's pages on system architecture: v4, v5e, v5p, v6e, TPU7x (interconnect there: both ways).
+# Cloud TPU's pages on system architecture; its figures of the interconnect are of both ways.
 TPUS = {
     'v4': Chip(memory=32 * GIB, flops=275e12, bandwidth=1.228e12, links=300e9, cores=2),
     'v5e': Chip(memory=16 * GIB, flops=197e12, bandwidth=819e9, links=200e9),
@@ -102,39 +101,29 @@ def find(name: str, devices: int | None = None) -> Topology:
     text = name.strip().lower()
     if text.startswith('gpu'):
         return _gpus(text, devices)
-    parts = re.fullmatch(r'([a-z]*\d?[a-z]*?\d?[a-z]*)(?:([-:])(\d+(?:x\d+)*))?', text)
-    family, between, size = parts.groups() if parts else (text, None, None)
+    family, _, size = text.replace(':', '-').partition('-')
     family = SYNONYMS.get(family, family)
     if family not in TPUS:
         known = [*products(), *SYNONYMS, *(f'gpu:{gpu}:8' for gpu in GPUS)]
         raise ConfigError(f'--topology={name}: is unknown; {nearest(text, known)}')
     own = [t for t in products().values() if t.family == family]
-    if size is None:
-        wanted = (devices or 0) // TPUS[family].devices
-        found = [t for t in own if t.chips == wanted]
-        rule = f'{devices} devices are no slice of {family}' if devices else 'names no size'
-    elif 'x' in size:
-        if TPUS[family].memory and _legal(family, size):
-            return _of_shape(family, size)
-        found, rule = [], f'{size} is no shape of {family}'
-    else:
-        found = [t for t in own if t.name == f'{family}-{size}']
-        rule = f'{family}-{size} is no slice'
-    if found:
-        return found[0]
-    names = [t.name for t in own]
-    if size and 'x' not in size:
-        names.sort(key=lambda own: abs(math.log(int(own.split('-')[1]) / max(int(size), 1))))
-        names = names[:3]
-    raise ConfigError(f'--topology={name}: {rule}; nearest: {", ".join(names)}')
+    for topology in own:
+        if size in (topology.shape, topology.name.partition('-')[2]):
+            return topology
+        if not size and topology.devices == devices:
+            return topology
+    count = _count(size, TPUS[family].cores) if size else (devices or 1) * TPUS[family].cores
+    own.sort(key=lambda t: abs(math.log(t.chips * t.chip.cores / max(count, 1))))
+    rule = f'{family} has no slice of {size or f"{devices} devices"}'
+    raise ConfigError(f'--topology={name}: {rule}; nearest: {", ".join(t.name for t in own[:3])}')
 
 
-def _legal(family: str, shape: str) -> bool:
-    return shape in SHAPES[family]
-
-
-def _of_shape(family: str, shape: str) -> Topology:
-    return next(t for t in products().values() if t.family == family and t.shape == shape)
+def _count(size: str, cores: int) -> int:
+    """The number that a product name would have for a size or a shape; 1 for what is neither."""
+    parts = size.split('x')
+    if not all(part.isdigit() for part in parts):
+        return 1
+    return _volume(size) * (cores if len(parts) > 1 else 1)
 
 
 def _gpus(text: str, devices: int | None) -> Topology:
