@@ -1,21 +1,22 @@
 """Collectives in a compiled program's text, and their bytes, loops counted as often as they run."""
 # SPDX-License-Identifier: Apache-2.0
 
-import collections
 import functools
 import math
 import re
 from typing import NamedTuple
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
-BITS = {'pred': 8, 'token': 0, 'c64': 64, 'c128': 128}
 HEADER = re.compile(r'^(?:ENTRY )?%?([\w.$-]+) \(.*\) -> .* \{$')
 OPERATION = re.compile(rf'= (.*?) ({"|".join(KINDS)})(-start)?\(')
 SHAPE = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]')
 CALLS = re.compile(r'\b(?:calls|to_apply|body|condition|called_computations)=\{?%?([\w.$-]+)')
 BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
-GROUPS = re.compile(r'replica_groups=(?:\[(\d+),(\d+)\]|\{\{([\d,]*)\})')
+LIMIT = re.compile(r'= [su]32\[\]\S* constant\((\d+)\)')
+CHANNEL = re.compile(r'channel_id=(\d+)')
+LISTED = re.compile(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})')
+NAMED = re.compile(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}')
 
 
 class Total(NamedTuple):
@@ -38,35 +39,50 @@ class Found(NamedTuple):
 
 
 def count(text: str) -> Found:
-    """The collectives of the program whose text this is."""
+    """The collectives of the program whose text this is.
+
+    One that is spread over several fusions, to run beside others, has one channel: it counts once.
+    """
     bodies, entry = _computations(text)
     unknown = set()
 
     @functools.cache
-    def total(name: str) -> collections.Counter:
-        out = collections.Counter()
+    def inside(name: str) -> dict[str, tuple]:
+        """{channel: (kind, how often, bytes of the result, bytes sent)}."""
+        out = {}
         for line in bodies.get(name, ()):
             if found := OPERATION.search(line):
-                result, sent = _bytes(found, line, 'reduce-scatter' in name)
-                kind = 'reduce-scatter' if 'reduce-scatter' in name else found[2]
-                for key, value in (('count', 1), ('result', result), ('sent', sent)):
-                    out[kind, key] += value
+                scattered = 'reduce-scatter' in name
+                kind = 'reduce-scatter' if scattered else found[2]
+                channel = CHANNEL.search(line)
+                key = channel[1] if channel else f'{name}: {line}'
+                out[key] = max(out.get(key, ()), (kind, 1, *_bytes(found, line, scattered)))
                 continue
-            inside, times = _called(line), 1
-            if ' while(' in line:
-                trips = TRIPS.search(line)
-                times = int(trips[1]) if trips else 1
-                if not trips and any(total(called) for called in inside):
-                    unknown.add(line)
-            for called in inside:
-                for key, value in total(called).items():
-                    out[key] += times * value
+            called, times = {}, 1
+            for callee in _called(line):
+                called |= inside(callee)
+            if called and ' while(' in line:
+                times = _turns(line, bodies)
+                unknown.update([] if times else [line])
+            for key, (kind, often, *sizes) in called.items():
+                out[key] = max(out.get(key, ()), (kind, often * (times or 1), *sizes))
         return out
 
-    found = total(entry)
-    kinds = [kind for kind in KINDS if found[kind, 'count']]
-    fields = ('count', 'result', 'sent')
-    return Found({k: Total(*(found[k, f] for f in fields)) for k in kinds}, len(unknown))
+    totals = {}
+    for kind, often, *sizes in inside(entry).values():
+        old = totals.get(kind, (0, 0, 0))
+        new = (often, *(often * size for size in sizes))
+        totals[kind] = Total(*(a + b for a, b in zip(old, new, strict=True)))
+    return Found({kind: totals[kind] for kind in KINDS if kind in totals}, len(unknown))
+
+
+def _turns(line: str, bodies) -> int | None:
+    """How often a loop runs: as noted, or up to the only number that its condition knows."""
+    if noted := TRIPS.search(line):
+        return int(noted[1])
+    condition = re.search(r'condition=%?([\w.$-]+)', line)
+    limits = LIMIT.findall('\n'.join(bodies.get(condition[1], ()))) if condition else []
+    return int(limits[0]) if len(limits) == 1 else None
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -97,13 +113,10 @@ def _bytes(found, line: str, scattered: bool) -> tuple[int, int]:
     sizes = [_size(*parts) for parts in SHAPE.findall(shape)]
     # What was started holds operands and results; the larger one is what is gathered.
     result = max(sizes, default=0) if started else sum(sizes)
-    group = GROUPS.search(line)
-    ways = 2
-    if group:
-        ways = int(group[2]) if group[2] else len((group[3] or '').split(','))
-    share = (ways - 1) / ways
     if kind == 'collective-permute':
         return result, result
+    ways = _ways(line)
+    share = (ways - 1) / ways
     if kind == 'all-reduce' and not scattered:
         share *= 2
     if kind == 'reduce-scatter' and not started:
@@ -111,6 +124,17 @@ def _bytes(found, line: str, scattered: bool) -> tuple[int, int]:
     return result, int(result * share)
 
 
+def _ways(line: str) -> int:
+    """Devices in a group: two if that is not said."""
+    if named := NAMED.search(line):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", named[2]))
+    if listed := LISTED.search(line):
+        return int(listed[1]) if listed[1] else len(listed[2].split(','))
+    return 2
+
+
 def _size(kind: str, dims: str) -> int:
-    bits = BITS.get(kind) or int(re.sub(r'^[a-z]+(\d+).*$', r'\1', kind) if kind[-1:] else 0)
+    """Bytes of an array such as bf16[8,128]; 0 for a token."""
+    bits = 8 if kind == 'pred' else int((re.findall(r'\d+', kind) or ['0'])[0])
     return math.prod(int(d) for d in dims.split(',') if d) * bits // 8

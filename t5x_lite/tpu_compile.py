@@ -23,6 +23,7 @@ QUIET = {
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_WORKER_HOSTNAMES': 'localhost',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    'TPU_HOST_BOUNDS': '1,1,1',
 }
 OUT_OF_MEMORY = re.compile(r'([\d.]+)([KMGT])i?B?\)? exceeds available HBM \(([\d.]+)([KMGT])')
 USED = re.compile(r'[Uu]sed ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B? hbm')

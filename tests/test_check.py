@@ -171,8 +171,15 @@ HLO = """
   ROOT %sum = f32[] add(%a, %b)
 }
 %body (carry: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
-  %g = bf16[16,4]{1,0} all-gather(%x), replica_groups=[4,2]<=[8], dimensions={0}
+  %g = bf16[16,4]{1,0} all-gather(%x), channel_id=1, replica_groups=[4,2]<=[8], dimensions={0}
+  %h = bf16[16,4]{1,0} fusion(%g), kind=kCustom, calls=%beside
   %r = f32[8,4]{1,0} all-reduce(%y), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+}
+%beside (x: bf16[8,4]) -> bf16[16,4] {
+  %g.2 = bf16[16,4]{1,0} all-gather(%x), channel_id=1, replica_groups=[4,2]<=[8], dimensions={0}
+}
+%all-reduce-scatter.1 (x: f32[8,4]) -> f32[2,4] {
+  %r.2 = f32[8,4]{1,0} all-reduce(%x), replica_groups=mesh['a'=2,'b'=4], device_ids=([2,4]) {'b'}
 }
 %cond (carry: (s32[], f32[8,4])) -> pred[] {
   ROOT %less = pred[] compare(%i, %n)
@@ -181,6 +188,7 @@ ENTRY %main (p: f32[8,4]) -> f32[8,4] {
   %w = (s32[], f32[8,4]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"6"}}
   %s = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%p), replica_groups=[2,4]<=[8]
   %d = f32[8,4]{1,0} all-gather-done(%s)
+  %f = f32[2,4]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.1
 }
 """  # noqa: E501
 
@@ -190,8 +198,13 @@ def test_collectives_in_loops_count_as_often_as_they_run():
     assert found.unknown_loops == 0
     assert found.totals['all-gather'] == (7, 6 * 128 + 128, 6 * 64 + 96)
     assert found.totals['all-reduce'] == (6, 6 * 128, 6 * 192)
-    unknown = collectives.count(HLO.replace('known_trip_count', 'unknown'))
-    assert unknown.unknown_loops == 1 and unknown.totals['all-reduce'].count == 1
+    assert found.totals['reduce-scatter'] == (1, 128, 96)
+    assert found.sent == 6 * 64 + 96 + 6 * 192 + 96
+    unknown = HLO.replace('known_trip_count', 'unknown')
+    found = collectives.count(unknown)
+    assert found.unknown_loops == 1 and found.totals['all-reduce'].count == 1
+    limited = unknown.replace('%less = pred', '%n = s32[]{:T(128)} constant(12)\n  %less = pred')
+    assert collectives.count(limited).totals['all-reduce'].count == 12
 
 
 def test_check_prints_sizes_without_tensorflow_in_under_ten_seconds():
