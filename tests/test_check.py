@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import importlib.util
 import math
 import subprocess
 import sys
@@ -12,7 +13,17 @@ import fixtures
 import jax
 import pytest
 
-from t5x_lite import check, collectives, main, memory, sharding_table, step, topology, verdict
+from t5x_lite import (
+    check,
+    collectives,
+    main,
+    memory,
+    sharding_table,
+    step,
+    topology,
+    tpu_compile,
+    verdict,
+)
 from t5x_lite.errors import ConfigError
 from t5x_lite.sharding import MeshShape
 from t5x_lite.verdict import Outcome
@@ -235,3 +246,42 @@ def test_bad_input_is_one_message_and_status_2(options, message, capsys):
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1 and message in error
+
+
+def test_running_out_of_memory_is_an_outcome_and_other_refusals_are_messages():
+    slice_of_four = topology.find('v5e-4')
+    message = (
+        'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO '
+        'temporaries (68.48G) exceeds available HBM (15.75G)'
+    )
+    outcome = tpu_compile.refusal(message, slice_of_four)
+    assert not outcome.fits and outcome.refused
+    assert (outcome.needed, outcome.available) == (int(68.48 * 2**30), int(15.75 * 2**30))
+    unread = tpu_compile.refusal('RESOURCE_EXHAUSTED: no figures', slice_of_four)
+    assert not unread.fits and unread.available == 16 * 2**30
+    with pytest.raises(ConfigError, match='v5e-4: the compiler refused the step: INVALID'):
+        tpu_compile.refusal('INVALID_ARGUMENT: a reason\nmore', slice_of_four)
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        main.main(['check', CLM, '--topology', 'v5e-4'])
+    assert ended.value.code == 2
+    assert "pip install 't5x_lite[tpu]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None,
+    reason="libtpu, the TPU's compiler, is not installed (extra `tpu`)",
+)
+def test_a_tiny_step_is_compiled_for_a_slice_that_is_not_here():
+    code = (
+        'import sys; sys.modules.update(tensorflow=None, seqio=None); from t5x_lite import main; '
+        f'main.main(["check", {CLM!r}, "--topology", "v5e-4", "--set", "mesh.fsdp=2", '
+        '"--set", "model.decoder_layers=2"])'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for words in ('v5e-4: 4 chips, 2x2', 'compiled for it in', 'all-gather: ', 'verdict: fits: '):
+        assert words in done.stdout
