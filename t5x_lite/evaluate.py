@@ -78,7 +78,8 @@ class LossEval:
             name: dataclasses.replace(stream, objective=self.objectives.get(name, stream.objective))
             for name, stream in experiment.streams.items()
         }
-        return dataclasses.replace(experiment, streams=streams, evals={})
+        plan = dataclasses.replace(experiment.checkpoint, best=None)  # it may be one of `evals`
+        return dataclasses.replace(experiment, streams=streams, evals={}, checkpoint=plan)
 
     def open(self, experiment, mesh):
         from t5x_lite import step

@@ -1,6 +1,7 @@
 """Experiment and Stream: one run as one frozen value that validates itself."""
 # SPDX-License-Identifier: Apache-2.0
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -137,11 +138,17 @@ class Experiment:
             )
 
     def _check_types(self, name: str, stream: Stream) -> None:
-        if self.model.types < 2 and 'token_type_ids' in stream.spec():
-            raise ConfigError(
-                f"Stream '{name}': its rows are pairs of sentences, but model.types="
-                f'{self.model.types} cannot tell the first from the second; set model.types=2'
-            )
+        for what, model in self._models(stream):
+            if model.types < 2 and 'token_type_ids' in stream.spec():
+                raise ConfigError(
+                    f"Stream '{name}': its rows are pairs of sentences, but {what}.types="
+                    f'{model.types} cannot tell the first from the second; set {what}.types=2'
+                )
+
+    def _models(self, stream: Stream) -> list[tuple[str, ModelConfig]]:
+        """What reads the stream's rows: the model and its teachers, and how errors call them."""
+        teachers = stream.objective.teachers.items()
+        return [('model', self.model), *((f'{name}.model', t.model) for name, t in teachers)]
 
     def _check_views(self, name: str, stream: Stream) -> None:
         """What makes a contrastive loss 0 whatever the model: equal views, or no negatives."""
@@ -216,16 +223,19 @@ class Experiment:
             )
 
     def _check_lengths(self, name: str, stream: Stream) -> None:
-        longest = self.model.positions.max_length
         spec = stream.objective.converter.spec(stream.lengths)
-        if ordered := 'encoder_order' in spec:
-            self.model.check_order(f"Stream '{name}'")
-        for array, (shape, _) in spec.items():
+        ordered = 'encoder_order' in spec
+        for (what, model), (array, (shape, _)) in itertools.product(
+            self._models(stream), spec.items()
+        ):
+            if ordered:
+                model.check_order(f"Stream '{name}'")
             # Query tokens behind the text have the positions of the tokens they predict.
             length = max(stream.lengths.values()) if ordered else (*shape, 0)[0]
+            longest = model.positions.max_length
             if longest is not None and length > longest:
                 raise ConfigError(
-                    f"Stream '{name}': {array} has length {length}, but model.positions knows "
+                    f"Stream '{name}': {array} has length {length}, but {what}.positions knows "
                     f'{longest}; shorten lengths={dict(stream.lengths)} or enlarge positions'
                 )
 
@@ -259,9 +269,10 @@ class Experiment:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of those heads that belong to training alone: generators, teachers."""
+        """Names of heads that belong to training alone: generators, teachers, ways to them."""
         own = (s.objective.parts | s.objective.teachers for s in self.streams.values())
-        return tuple(dict.fromkeys(name for parts in own for name in parts))
+        ways = (n for n, head in self.heads.items() if getattr(head, 'training_only', False))
+        return tuple(dict.fromkeys([*(name for parts in own for name in parts), *ways]))
 
     @property
     def teachers(self) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.model.config import ModelConfig
+from t5x_lite.model.heads import ProjectionHead
+from t5x_lite.objective import Objective
 from t5x_lite.overrides import children, dotted
 from t5x_lite.sharding import MeshShape
 
@@ -42,8 +44,13 @@ def shrink(experiment: Experiment, *, data_dir: bool = False) -> Experiment:
     )
     replaced = set() if data_dir else set(_without_data(experiment))
     rows = math.lcm(changes['data_shards'], changes['microbatches'] * jax.device_count())
+    vocab = TEXT_VOCABULARY if replaced else experiment.model.vocab
+    small = lambda objective: _objective(objective, vocab, steps, experiment.steps)
     streams = {
-        name: _stream(s, rows, TEXT if name in replaced else s.mixture, steps, experiment.steps)
+        name: dataclasses.replace(
+            _stream(s, rows, TEXT if name in replaced else s.mixture, steps, experiment.steps),
+            objective=small(s.objective),
+        )
         for name, s in experiment.streams.items()
     }
     added = (TASKS + TEXT,) if replaced and TASKS + TEXT not in experiment.imports else ()
@@ -51,11 +58,11 @@ def shrink(experiment: Experiment, *, data_dir: bool = False) -> Experiment:
         experiment,
         **changes,
         init=None,  # other sizes than those of the weights that it names
-        model=_model(experiment.model, TEXT_VOCABULARY if replaced else experiment.model.vocab),
+        model=_model(experiment.model, vocab),
         streams=streams,
         optimizer=rescale(experiment.optimizer, steps, experiment.steps),
         steps=steps,
-        evals={name: _evaluator(value) for name, value in experiment.evals.items()},
+        evals={name: _evaluator(value, small) for name, value in experiment.evals.items()},
         checkpoint=_checkpoint(experiment.checkpoint),
         log_every=min(experiment.log_every, LOG_EVERY),
         imports=(*experiment.imports, *added),
@@ -92,19 +99,36 @@ def _model(model: ModelConfig, vocab: int) -> ModelConfig:
 
 def _stream(stream: Stream, rows: int, mixture: str, steps: int, of: int) -> Stream:
     """The stream in short rows, a multiple of `rows` of them."""
-    terms = {
-        name: dataclasses.replace(term, weight=rescale(term.weight, steps, of))
-        for name, term in stream.objective.terms.items()
-    }
     return dataclasses.replace(
         stream,
         mixture=mixture,
-        objective=dataclasses.replace(stream.objective, terms=terms),
         lengths=_lengths(stream),
         batch_size=rows * max(1, min(stream.batch_size, BATCH) // rows),
         weight=rescale(stream.weight, steps, of),
         rates=rescale(stream.rates, steps, of) if mixture == stream.mixture else None,
     )
+
+
+def _objective(objective: Objective, vocab: int, steps: int, of: int) -> Objective:
+    """The objective with schedules of fewer steps, and small teachers with weights drawn."""
+    terms = {
+        name: dataclasses.replace(
+            term, weight=rescale(term.weight, steps, of), head=_head(term.head)
+        )
+        for name, term in objective.terms.items()
+    }
+    teachers = {
+        name: dataclasses.replace(teacher, model=_model(teacher.model, vocab), init=None)
+        for name, teacher in objective.teachers.items()
+    }
+    return dataclasses.replace(objective, terms=terms, teachers=teachers)
+
+
+def _head(head):
+    """The head; one that brings states to a teacher's width, to that of the small one."""
+    if not isinstance(head, ProjectionHead):
+        return head
+    return dataclasses.replace(head, width=min(head.width, EMBED))
 
 
 def _lengths(stream: Stream) -> Mapping[str, int]:
@@ -136,13 +160,15 @@ def rescale(value, steps: int, of: int):
     return dataclasses.replace(value, **changes) if changes else value
 
 
-def _evaluator(value):
+def _evaluator(value, small: Callable[[Objective], Objective]):
     """An evaluator that runs every 10 steps and reads little; None stands for everything."""
     if not dataclasses.is_dataclass(value):
         return value
     old = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     most = {name: size for name, size in EVALUATOR.items() if name in old}
     changes = {n: size for n, size in most.items() if old[n] is None or old[n] > size}
+    if own := old.get('objectives'):
+        changes['objectives'] = {name: small(objective) for name, objective in own.items()}
     return dataclasses.replace(value, **changes)
 
 

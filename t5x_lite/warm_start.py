@@ -36,15 +36,20 @@ class Init(Protocol):
 def open_all(init: Init | None, model, heads, teachers: Mapping, shapes) -> Opened | None:
     """Weights of a model and of the teachers among its heads; None if all are to be drawn.
 
+    Teachers whose `init` is None are drawn, too.
+
     Raises:
       ConfigError: something that does not fit; a weight that a teacher's source lacks.
     """
-    if init is None and not teachers:
+    if init is None and all(teacher.init is None for teacher in teachers.values()):
         return None
     prefixes = {name: f'heads/{name}/' for name in teachers}
     own = {p: s for p, s in shapes.items() if not p.startswith(tuple(prefixes.values()))}
     parts = {'': init.open(model, heads, own) if init else Opened('', sorted(own), lambda like: {})}
+    drawn = tuple(prefix for name, prefix in prefixes.items() if teachers[name].init is None)
     for name, prefix in prefixes.items():
+        if prefix in drawn:
+            continue
         inside = {p.removeprefix(prefix): s for p, s in shapes.items() if p.startswith(prefix)}
         part = teachers[name].init.open(teachers[name].model, teachers[name].heads, inside)
         if part.fresh:
@@ -63,7 +68,8 @@ def open_all(init: Init | None, model, heads, teachers: Mapping, shapes) -> Open
     told = [
         part.told if not prefix else f'{prefix[:-1]}: {part.told}' for prefix, part in parts.items()
     ]
-    return Opened('\n'.join(filter(None, told)), parts[''].fresh, load, parts[''].keep)
+    fresh = [*parts[''].fresh, *(path for path in shapes if path.startswith(drawn))]
+    return Opened('\n'.join(filter(None, told)), fresh, load, parts[''].keep)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,3 +131,10 @@ def test_held_out_losses_may_be_of_another_objective_with_the_same_heads():
         fixtures.experiment('mlm', evals={'loss': LossEval(objectives={'mml': other})})
     with pytest.raises(ConfigError, match='objectives have other heads than those'):
         fixtures.experiment('mlm', evals={'loss': LossEval(objectives={'mlm': mlm(head=None)})})
+
+
+def test_the_best_checkpoint_may_go_by_a_held_out_loss():
+    best, loss = Checkpoints(best='eval/mlm/loss', every=40), LossEval(every=20)
+    own = fixtures.experiment('mlm', checkpoint=best, evals={'loss': loss})
+    assert own.checkpoint.best == 'eval/mlm/loss'
+    assert loss._experiment(own).streams == own.streams

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -33,9 +33,22 @@ Document = Mapping[str, np.ndarray]
 
 
 class Source:
-    """A registered task or mixture, of which `count` documents are looked at, in memory."""
+    """A registered task or mixture, of which `count` documents are looked at, in memory.
 
-    def __init__(self, name: str, split: str, *, seed: int, count: int, imports: Sequence[str]):
+    They have its features of integers, `features`, and those that are asked for as `more`; `texts`
+    are the features whose vocabulary is known: not annotations (all, if it is of none).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        seed: int,
+        count: int,
+        imports: Sequence[str],
+        more: Iterable[str] = (),
+    ):
         self.name, self._seed, self._count = name, seed, count
         self._read = dict(split=split, imports=tuple(imports), seed=seed)
         self.provider = seqio_source.find(name, imports)
@@ -45,11 +58,15 @@ class Source:
             for n, f in self.provider.output_features.items()
             if f.rank == 1 and f.dtype.is_integer
         )
+        features = self.provider.output_features
+        asked = (name for name in more if name in features)
+        self._read['features'] = tuple(dict.fromkeys((*self.features, *asked)))
+        self.texts = [n for n in self.features if known(features[n].vocabulary)] or self.features
         tasks = tasks_of(self.provider, split)
         self.documents = {task.name: self._documents(task.name) for task in tasks}
 
     def _open(self, name: str, **order) -> seqio_source.Examples:
-        return seqio_source.Examples(name, self.features, **self._read, **order)
+        return seqio_source.Examples(name, **self._read, **order)
 
     def _documents(self, name: str) -> list[Document]:
         """The first documents of one pass, shuffled as training shuffles them."""
@@ -78,7 +95,7 @@ class Source:
             return None
         cpu, clock, tokens = time.process_time(), time.perf_counter(), 0
         for document in itertools.islice(examples, self._count):
-            tokens += sum(len(document[feature]) for feature in self.features)
+            tokens += sum(len(document[feature]) for feature in self.texts)
             if time.perf_counter() - clock > SECONDS:
                 break
         cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
@@ -132,10 +149,13 @@ def of_mixture(
 def of_experiment(experiment, split: str, *, documents: int, batches: int) -> Stats:
     """Numbers of every stream's mixture, and of the first batches that training takes of it."""
     how = dict(seed=experiment.seed, count=documents, imports=experiment.imports)
-    sources, streams = {}, {}
+    sources, streams, more = {}, {}, {}
+    for stream in experiment.streams.values():
+        more.setdefault(stream.mixture, []).extend(stream.objective.converter.features)
     for name, stream in experiment.streams.items():
         if stream.mixture not in sources:
-            sources[stream.mixture] = Source(stream.mixture, split, **how)
+            read = how | dict(more=more[stream.mixture])
+            sources[stream.mixture] = Source(stream.mixture, split, **read)
         streams[name] = _stream(experiment, name, sources[stream.mixture], batches)
     mixtures = {name: source.stats() for name, source in sources.items()}
     return Stats(experiment.seed, mixtures, streams)
@@ -155,8 +175,9 @@ def _stream(experiment, name: str, source: Source, count: int) -> StreamStats:
         {feature: document[feature] for feature in converter.features}
         for document in itertools.chain(*source.documents.values())
     ]
+    texts = [feature for feature in converter.features if feature in source.texts]
     row = max(lengths.values())
-    longer = [max(map(len, document.values())) > row for document in documents]
+    longer = [max(len(document[text]) for text in texts) > row for document in documents]
     return StreamStats(
         name=name,
         mixture=stream.mixture,
@@ -164,8 +185,8 @@ def _stream(experiment, name: str, source: Source, count: int) -> StreamStats:
         rows=stream.batch_size,
         sides=sides,
         longer=float(np.mean(longer)) if longer else 0.0,
-        left_out=left_out(converter, lengths, info, documents),
-        tokens_per_cpu_second=_rate(stream, info, documents),
+        left_out=left_out(converter, lengths, info, documents, texts),
+        tokens_per_cpu_second=_rate(stream, info, documents, texts),
         rates=shares(seqio_source.rates(stream.mixture, split, stream.rates)) if drawn else {},
         drawn=drawn,
     )
@@ -202,7 +223,7 @@ def _count(batch: Mapping[str, np.ndarray], head: str) -> dict[str, int]:
     }
 
 
-def left_out(converter, lengths, info: VocabularyInfo, documents: Sequence[Document]):
+def left_out(converter, lengths, info: VocabularyInfo, documents, texts=('targets',)):
     """The share of text tokens of documents that no row holds; None if the rows do not tell.
 
     Of a document longer than the converter wants, one piece counts.
@@ -210,7 +231,7 @@ def left_out(converter, lengths, info: VocabularyInfo, documents: Sequence[Docum
     converter = getattr(converter, 'converter', converter)  # packing leaves nothing out
     cutter, kept, whole = converter.cutter(lengths, info), 0, 0
     for document in documents:
-        whole += sum(_text(ids, info) for ids in document.values())
+        whole += sum(_text(document[text], info) for text in texts)
         if converter.longest is not None:
             document = document | {'targets': document['targets'][: converter.longest]}
         cutter.add(document)
@@ -235,16 +256,17 @@ def _text(ids: np.ndarray, info: VocabularyInfo) -> int:
     return len(inside) - int(info.special[inside].sum())
 
 
-def _rate(stream, info: VocabularyInfo, documents: Sequence[Document]) -> float:
+def _rate(stream, info: VocabularyInfo, documents: Sequence[Document], texts) -> float:
     """Tokens of documents that one thread makes batches of in a second of its CPU time."""
-    if not any(len(ids) for document in documents for ids in document.values()):
+    sizes = [sum(len(document[text]) for text in texts) for document in documents]
+    if not any(sizes):
         return 0.0
     tokens = 0
 
     def handed() -> Iterator[Document]:
         nonlocal tokens
-        for document in itertools.cycle(documents):
-            tokens += sum(map(len, document.values()))
+        for document, size in itertools.cycle(zip(documents, sizes, strict=True)):
+            tokens += size
             yield document
 
     how = dict(rows=stream.batch_size, seed=(0,))

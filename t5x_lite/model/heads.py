@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.activations import tanh
@@ -40,9 +41,10 @@ class SentenceHead:
 
 @dataclass(frozen=True)
 class ProjectionHead:
-    """dense(D, width): hidden states as wide as a teacher's."""
+    """dense(D, width): hidden states as wide as a teacher's. No export has it."""
 
     width: int
+    training_only: ClassVar[bool] = True
 
     def build(self, config, rngs):
         from t5x_lite.model.layers import Linear

@@ -28,7 +28,7 @@ class Teacher:
     """
 
     model: ModelConfig
-    init: Any  # a value of warm_start.py
+    init: Any  # a value of warm_start.py; None draws the weights, for a run that only tries
     heads: Mapping[str, Any] = field(default_factory=dict)
     same_width: bool = False  # the student must be as wide; `distilled` knows
 
@@ -87,6 +87,10 @@ class LogitsLoss:
     stack: str
     term: str
     temperature: float = 2.0
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise ConfigError(f'distilled: temperature={self.temperature} must be above 0; try 2.0')
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
         teacher, hidden = model.heads[TEACHER], f'{self.stack}_hidden'
@@ -157,9 +161,10 @@ def distilled(
     linear layer between hidden states of different widths.
 
     Raises:
-      ConfigError: all three weights are 0; logits without a token loss; no teacher's head for it.
+      ConfigError: all three weights are 0; logits without a token loss; no teacher's head for it;
+        an objective whose forward a teacher cannot follow (a generator, towers, pairs of texts).
     """
-    stack = objective.forward.needs[-1]
+    stack = _stack(objective)
     terms, head = dict(objective.terms), ProjectionHead(teacher.model.embed) if project else None
     if logits != 0:
         term = _token_term(objective, stack, teacher)
@@ -173,12 +178,29 @@ def distilled(
         raise ConfigError(
             'distilled: logits=0, hidden=0 and cosine=0 teach nothing; set logits=0.5'
         )
-    if temperature <= 0:
-        raise ConfigError(f'distilled: temperature={temperature} must be above 0; try 2.0')
     changes = dict(terms=terms, forward=WithTeacher(objective.forward))
     same_width = not project and not (hidden == 0 and cosine == 0)
     teacher = dataclasses.replace(teacher, same_width=same_width)
     return dataclasses.replace(objective, **changes, teachers={TEACHER: teacher})
+
+
+def _stack(objective: Objective) -> str:
+    """The last stack of a forward that a teacher can run too, on the same batch."""
+    inside = [*objective.parts, *objective.teachers]
+    if inside:
+        raise ConfigError(
+            f'distilled: the objective runs through a {inside[0]} of its own, which no teacher '
+            'has; distil another objective, such as mlm()'
+        )
+    stack = objective.forward.needs[-1]
+    for name, term in objective.terms.items():
+        views = getattr(term.loss, 'views', ())
+        if views and f'{stack}_hidden' not in views:
+            raise ConfigError(
+                f"distilled: term '{name}' compares {', '.join(views)}, where a teacher's "
+                f'{stack}_hidden is not known; distil another objective, such as mlm()'
+            )
+    return stack
 
 
 def _token_term(objective: Objective, stack: str, teacher: Teacher) -> str:

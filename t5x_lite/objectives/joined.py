@@ -117,10 +117,11 @@ def joined(objective: Objective) -> Objective:
     Raises:
       ConfigError: the objective's forward is not `encode_decode`.
     """
-    if objective.forward is not encode_decode:
+    forward = objective.forward
+    if forward is not encode_decode:
+        name = getattr(forward, '__name__', type(forward).__name__)
         raise ConfigError(
-            f'joined: objective.forward={objective.forward.__name__} must be encode_decode; '
-            'try joined(span_corruption())'
+            f'joined: objective.forward={name} must be encode_decode; try joined(span_corruption())'
         )
     return dataclasses.replace(
         objective, converter=Joined(converter=objective.converter), forward=decode

@@ -46,24 +46,39 @@ def cross_entropy(
     return loss_BxL, nll_BxL, picked_BxL >= logits.max(-1)
 
 
-def normalised(loss_BxL, weights_BxL, normalise: str, constant: float = 1.0) -> Mean:
-    """The weighted loss as a Mean: per `tokens` (default), per `examples`, `constant` or `none`."""
+def normalised(
+    loss_BxL, weights_BxL, normalise: str, constant: float = 1.0, segments_BxL=None
+) -> Mean:
+    """The weighted loss as a Mean: per `tokens` (default), per `examples`, `constant` or `none`.
+
+    An example is a row, or if `segments_BxL` are given each of a row's segments.
+    """
     total = (loss_BxL * weights_BxL).sum()
     if normalise == 'tokens':
         return Mean(total, weights_BxL.sum())
     if normalise == 'examples':
-        count_B = weights_BxL.sum(-1)
-        mean_B = (loss_BxL * weights_BxL).sum(-1) / jnp.maximum(count_B, 1.0)
-        return Mean(mean_B.sum(), (count_B > 0).astype(jnp.float32).sum())
+        sums_BxS, counts_BxS = (
+            _by_segment(x, segments_BxL) for x in (loss_BxL * weights_BxL, weights_BxL)
+        )
+        means_BxS = sums_BxS / jnp.maximum(counts_BxS, 1.0)
+        return Mean(means_BxS.sum(), (counts_BxS > 0).astype(jnp.float32).sum())
     return Mean(total, jnp.float32(constant if normalise == 'constant' else 1.0))
+
+
+def _by_segment(x_BxL, segments_BxL=None):
+    """Sums over each segment of a row, of which there are L at most; over the row if None."""
+    if segments_BxL is None:
+        return x_BxL.sum(-1, keepdims=True)
+    add = lambda x_L, segments_L: jax.ops.segment_sum(x_L, segments_L, x_L.size + 1)
+    return jax.vmap(add)(x_BxL, segments_BxL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLoss:
     """Cross-entropy at every position of one side, weighted by the batch's own loss weights.
 
-    Reads `{side}_hidden`, `{side}_target_tokens`, `{side}_loss_weights`. Reports `loss`, and the
-    plain `nll` (nats) and `accuracy` per scored token.
+    Reads `{side}_hidden`, `{side}_target_tokens`, `{side}_loss_weights`, `{side}_segment_ids`.
+    Reports `loss`, and the plain `nll` (nats) and `accuracy` per scored token.
     """
 
     side: str = 'decoder'
@@ -103,7 +118,13 @@ class TokenLoss:
         )
         count = weights_BxL.sum()
         return {
-            'loss': normalised(loss_BxL, weights_BxL, self.normalise, self.constant),
+            'loss': normalised(
+                loss_BxL,
+                weights_BxL,
+                self.normalise,
+                self.constant,
+                batch[f'{self.side}_segment_ids'],
+            ),
             'nll': Mean((nll_BxL * weights_BxL).sum(), count),
             'accuracy': Mean((right_BxL * weights_BxL).sum(), count),
         }

@@ -61,7 +61,7 @@ class MaskedLM:
         return (*self.choose.features, 'targets')  # the last one's vocabulary is the objective's
 
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
-        check_lengths('mlm', lengths, {'targets': 3}, '[CLS], a token, [SEP]')
+        check_lengths('mlm', lengths, {'targets': 4}, '[CLS], two tokens, [SEP]')
         if vocabulary is not None:
             check_ids('mlm', vocabulary, 'cls', 'sep', 'mask')
 

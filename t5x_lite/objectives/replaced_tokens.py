@@ -43,7 +43,7 @@ class ReplacedTokens:
     def most(self, lengths: Mapping[str, int]) -> int:
         """How many tokens of a row are predicted at most, P."""
         length = lengths['targets']
-        return min(length, max(1, int((self.rate + 0.005) * length)))
+        return max(1, min(length - 2, int((self.rate + 0.005) * length)))  # never [CLS], [SEP]
 
     def _masked(self, lengths: Mapping[str, int]) -> MaskedLM:
         return MaskedLM(
@@ -54,7 +54,7 @@ class ReplacedTokens:
         )
 
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
-        check_lengths('electra', lengths, {'targets': 3}, '[CLS], a token, [SEP]')
+        check_lengths('electra', lengths, {'targets': 4}, '[CLS], two tokens, [SEP]')
         if vocabulary is not None:
             check_ids('electra', vocabulary, 'cls', 'sep', 'mask')
 

@@ -20,6 +20,7 @@ from t5x_lite.model.config import ModelConfig
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.mlm import mlm
 from t5x_lite.objectives.packed import packed
+from t5x_lite.objectives.remembered_teacher import remembered_teacher
 from t5x_lite.objectives.span_corruption import span_corruption
 from t5x_lite.optim import AdamW
 from t5x_lite.paint_text import Painter
@@ -48,14 +49,40 @@ def unknown_y(dataset):
     return dataset.map(lambda x: {'targets': tf.where(x['targets'] == y, 2, x['targets'])})
 
 
+def scored_by_a_teacher(dataset):
+    """Two best ids of each target and of EOS, and their logits."""
+    shape = lambda x: (tf.size(x['targets']) + 1, 2)
+    scores = lambda x: {
+        'targets': x['targets'],
+        'teacher_ids': tf.ones(shape(x), tf.int32),
+        'teacher_logits': tf.zeros(shape(x)),
+    }
+    return dataset.map(scores)
+
+
+def add_scored(name: str):
+    plain, every = seqio.TaskRegistry.get('first'), seqio.PassThroughVocabulary(512)
+    seqio.TaskRegistry.add(
+        name,
+        plain.source,
+        preprocessors=[*plain.preprocessors, scored_by_a_teacher],
+        output_features={
+            **plain.output_features,
+            'teacher_ids': seqio.Feature(every, add_eos=False, rank=2),
+            'teacher_logits': seqio.Feature(every, add_eos=False, rank=2, dtype=tf.float32),
+        },
+    )
+
+
 @pytest.fixture(scope='module', autouse=True)
 def tasks():
     add_task('first', FIRST)
+    add_scored('scored')
     add_task('second', SECOND, unknown_y)
     seqio.MixtureRegistry.add('both', [('first', 3), ('second', 1)])
     yield
     seqio.MixtureRegistry.remove('both')
-    for name in ('first', 'second'):
+    for name in ('first', 'second', 'scored'):
         seqio.TaskRegistry.remove(name)
 
 
@@ -165,6 +192,18 @@ def test_batches_of_streams_are_measured():
     assert span.sides['encoder'].scored is None
     assert span.sides['decoder'].scored == 1.0
     assert clm.tokens_per_cpu_second > 1000
+
+
+def test_features_beside_the_text_are_read_but_are_no_tokens():
+    plain = experiment(clm=(causal_lm(), {'targets': 8}))
+    stream = dataclasses.replace(
+        plain.streams['clm'], mixture='scored', objective=remembered_teacher(top=2)
+    )
+    scored = dataclasses.replace(plain, streams={'clm': stream})
+    found = measure.of_experiment(scored, 'train', documents=100, batches=5)
+    assert list(found.mixtures['scored'].tasks['scored'].features) == ['targets']
+    assert (found.streams['clm'].longer, found.streams['clm'].left_out) == (2 / 8, None)
+    assert found.streams['clm'].tokens_per_cpu_second > 1000
 
 
 def test_an_evaluation_split_is_one_pass():

@@ -13,13 +13,18 @@ from t5x_lite import frozen, sharding, step, train
 from t5x_lite.checkpoint import write_params
 from t5x_lite.data.loader import ShardBatches
 from t5x_lite.errors import ConfigError
+from t5x_lite.experiment import Stream
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.heads import MaskedLMHead
+from t5x_lite.model.positions import Learned
 from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.objectives.distillation import HiddenLoss, Teacher, distilled, divergence
 from t5x_lite.objectives.mlm import mlm
+from t5x_lite.objectives.pairs import dual_encoder
 from t5x_lite.objectives.prefix_lm import prefix_seq2seq
 from t5x_lite.objectives.remembered_teacher import remembered_teacher
+from t5x_lite.objectives.replaced_tokens import electra
+from t5x_lite.objectives.sentence_pairs import bert
 from t5x_lite.warm_start import from_checkpoint
 
 SIZES = dict(vocab=64, heads=4, mlp=64, encoder_layers=1)
@@ -165,6 +170,40 @@ def test_terms_go_with_an_encoder_and_decoder_and_with_sentence_vectors():
             lambda: experiment(distilled(objective=mlm(), teacher=teacher(), hidden=1.0)),
             'embed=48.*embed=32.*project=True',
         ),
+        (
+            lambda: distilled(objective=electra(), teacher=teacher(), logits=0, hidden=1.0),
+            'runs through a generator of its own, which no teacher has',
+        ),
+        (
+            lambda: distilled(objective=dual_encoder(), teacher=teacher(), logits=0, hidden=1.0),
+            "term 'dual_encoder' compares left_encoder_hidden.* encoder_hidden is not known",
+        ),
+        (
+            lambda: distilled(
+                objective=distilled(objective=mlm(), teacher=teacher()), teacher=teacher()
+            ),
+            'runs through a teacher of its own',
+        ),
+        (
+            lambda: experiment(
+                distilled(objective=mlm(), teacher=teacher(positions=Learned(length=8)))
+            ),
+            'encoder_input_tokens has length 16, but teacher.model.positions knows 8',
+        ),
+        (
+            lambda: dataclasses.replace(
+                fixtures.experiment('mlm', model=dict(types=2)),
+                streams={
+                    'bert': Stream(
+                        mixture='none',
+                        objective=distilled(objective=bert(), teacher=teacher()),
+                        lengths={'targets': 16},
+                        batch_size=16,
+                    )
+                },
+            ),
+            'teacher.model.types=0 cannot tell the first from the second',
+        ),
     ],
 )
 def test_what_cannot_teach_is_refused(make, message):
@@ -176,6 +215,21 @@ def test_a_teacher_without_all_of_its_weights_is_refused(run_of_a_teacher):
     deep = teacher(run_of_a_teacher, types=2)
     with pytest.raises(ConfigError, match="teacher 'teacher': its source lacks encoder/types"):
         train.open_init(experiment(distilled(objective=mlm(), teacher=deep)))
+
+
+def test_a_teacher_without_a_source_is_drawn_beside_weights_that_are_read(run_of_a_teacher):
+    drawn = dataclasses.replace(teacher(), init=None)
+    own = experiment(distilled(objective=mlm(), teacher=drawn), embed=48)
+    assert train.open_init(own) is None
+    warm = dataclasses.replace(own, init=from_checkpoint(str(run_of_a_teacher)))
+    opened = train.open_init(warm)
+    assert opened.fresh and all(path.startswith('heads/teacher/') for path in opened.fresh)
+
+
+def test_teachers_and_the_way_to_them_are_parts_of_training_alone():
+    own = experiment(distilled(objective=mlm(), teacher=teacher(), hidden=1.0, project=True))
+    assert sorted(own.heads) == ['distill_hidden', 'mlm', 'teacher']
+    assert own.parts == ('teacher', 'distill_hidden')
 
 
 def test_frozen_parts_are_split_off_and_put_back():

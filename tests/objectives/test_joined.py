@@ -13,6 +13,7 @@ from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.transformer import build
 from t5x_lite.objective import decode
 from t5x_lite.objectives.joined import Joined, join, joined
+from t5x_lite.objectives.pairs import dual_encoder
 from t5x_lite.objectives.prefix_lm import PrefixLM, PrefixSeq2Seq, prefix_lm, prefix_seq2seq
 from t5x_lite.objectives.span_corruption import SpanCorruption, span_corruption
 
@@ -118,6 +119,7 @@ def test_an_objective_keeps_its_terms():
     [
         (lambda _: joined(prefix_lm()), 'forward=decode must be encode_decode'),
         (lambda _: joined(joined(prefix_seq2seq())), 'forward=decode must be encode_decode'),
+        (lambda _: joined(dual_encoder()), 'forward=EncodePairs must be encode_decode'),
         (
             lambda _: Joined(converter=PrefixLM()).check({'targets': 8}),
             'converter=PrefixLM makes decoder_input_tokens.* of an encoder and a decoder',

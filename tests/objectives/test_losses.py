@@ -62,6 +62,9 @@ def test_normalisations():
     weights = jnp.asarray([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     assert normalised(loss, weights, 'tokens').value == pytest.approx(7 / 3)
     assert normalised(loss, weights, 'examples').value == pytest.approx((1.5 + 4) / 2)
+    segments = jnp.array([[1, 2, 0], [1, 1, 2]])
+    packed = normalised(loss, weights, 'examples', segments_BxL=segments)
+    assert packed.value == pytest.approx((1 + 2 + 4) / 3) and packed.count == 3
     assert normalised(loss, weights, 'constant', 10.0).value == pytest.approx(0.7)
     assert normalised(loss, weights, 'none').value == pytest.approx(7.0)
     assert normalised(loss, 0 * weights, 'tokens').value == 0.0

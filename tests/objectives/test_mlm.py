@@ -109,7 +109,7 @@ def test_max_predictions(vocabulary):
 @pytest.mark.parametrize(
     'lengths, parts',
     [
-        ({'targets': 2}, ["lengths['targets']=2", '3 or more']),
+        ({'targets': 3}, ["lengths['targets']=3", '4 or more']),
         ({'target': 9}, ["'target'", 'nearest: targets']),
         ({}, ["must have 'targets'"]),
     ],

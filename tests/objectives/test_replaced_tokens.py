@@ -403,7 +403,7 @@ def test_a_generator_may_go_with_an_encoder_and_a_decoder():
             lambda: experiment(electra(generator_weight=0, discriminator_weight=0)),
             'are 0, in electra',
         ),
-        (lambda: electra().converter.check({'targets': 2}), "electra: .*'targets'.*=2 must be 3"),
+        (lambda: electra().converter.check({'targets': 2}), "electra: .*'targets'.*=2 must be 4"),
         (lambda: electra().converter.check({'inputs': 9}), "electra: .* 'inputs'"),
         (
             lambda: dataclasses.replace(

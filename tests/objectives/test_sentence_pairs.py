@@ -186,6 +186,7 @@ def test_it_overfits_a_batch(objective):
 
 def test_a_stream_without_scored_tokens_has_held_out_losses():
     """Of real text, where the last batch is padded; the share is that of the split's rows."""
+    pytest.importorskip('seqio', reason='seqio is not installed: the compute side alone')
     run = experiment(nsp(), dict(vocab=8192, embed=8, mlp=8), length=128)
     stream = dataclasses.replace(run.streams['p'], mixture='corpus_en_pd')
     run = dataclasses.replace(
