@@ -107,6 +107,8 @@ def fixes(experiment, target: Topology, outcome: Outcome, measure, step_flops) -
         options = ' '.join(f'--set {option}' for option in change)
         yield f'  tried {options}: {verdict.verdict(found)}'
         if found.fits:
+            if found.compiled:
+                yield from compiled(found)
             yield f'the first change that makes it fit: {options}'
             yield from times(changed, target, found, step_flops)
             return

@@ -45,8 +45,9 @@ def first_fix(
 ) -> Iterator[Tried]:
     """Changes in order of their price, measured until one fits, at most TRIES of them.
 
-    remat='full' costs a forward; then more `fsdp` too, which costs gathers; then twice, and four
-    times, the microbatches. How much fsdp is first worked out by the estimate.
+    remat='dots', where the estimate says that it is enough; remat='full', which costs a forward;
+    then more `fsdp` too, as much as the estimate asks for, which costs gathers; then twice, and
+    four times, the microbatches.
     """
     for count, (change, changed) in enumerate(changes(experiment, devices, available)):
         outcome = measure(changed)
@@ -57,12 +58,13 @@ def first_fix(
 
 def changes(experiment: Experiment, devices: int, available: int) -> Iterator[tuple]:
     """(options, experiment), each a change more; those that do not divide are left out."""
-    options = ()
-    if experiment.model.remat != 'full':
-        model = dataclasses.replace(experiment.model, remat='full')
+    options, remat = (), experiment.model.remat
+    for policy in {'none': ('dots', 'full'), 'dots': ('full',), 'full': ()}[remat]:
+        model = dataclasses.replace(experiment.model, remat=policy)
         experiment = dataclasses.replace(experiment, model=model)
-        options += ('model.remat=full',)
-        yield options, experiment
+        options = (f'model.remat={policy}',)
+        if policy == 'full' or estimated(experiment, devices, available).fits:
+            yield options, experiment
     if split := _more_fsdp(experiment, devices, available):
         experiment, options = split, (*options, f'mesh.fsdp={split.mesh.fsdp}')
         yield options, experiment

@@ -151,6 +151,15 @@ def test_the_first_change_that_fits_is_the_cheapest_that_was_measured():
     assert len(list(verdict.first_fix(experiment, 4, 10, lambda _: Outcome(20, 10)))) == 4
 
 
+def test_dots_are_kept_where_the_estimate_has_room_for_them():
+    experiment = fixtures.experiment('clm', batch_size=512)
+    room = estimate(with_model(experiment, remat='dots'), 4).peak
+    options = [change for change, _ in verdict.changes(experiment, 4, room)]
+    assert options[:2] == [('model.remat=dots',), ('model.remat=full',)]
+    options = [change for change, _ in verdict.changes(experiment, 4, room - 1)]
+    assert options[0] == ('model.remat=full',)
+
+
 def test_fsdp_is_no_larger_than_the_estimate_asks():
     experiment = with_model(fixtures.experiment('clm', batch_size=16), remat='full')
     room = estimate(dataclasses.replace(experiment, mesh=MeshShape(fsdp=2)), 8).peak
@@ -167,7 +176,7 @@ def test_verdicts_say_by_how_much():
 
 def test_a_check_tells_the_change_that_fits(monkeypatch):
     def measure(experiment, devices, available):
-        return Outcome(available + (experiment.model.remat == 'none'), available)
+        return Outcome(available + (experiment.model.remat != 'full'), available)
 
     monkeypatch.setattr(verdict, 'estimated', measure)
     experiment = fixtures.experiment('mlm')
