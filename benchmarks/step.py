@@ -20,11 +20,11 @@ import numpy as np
 import optax
 
 from benchmarks import peer
-from benchmarks.flops import train_step_flops
 from benchmarks.timing import Matmul, TrainStep, alternate
 from t5x_lite.data import noise
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.flops import train_step_flops
 from t5x_lite.model import presets
 from t5x_lite.model.config import DTYPES, ModelConfig
 from t5x_lite.objectives.causal_lm import causal_lm

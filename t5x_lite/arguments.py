@@ -43,6 +43,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     command.set_defaults(command='config')
 
+    command = commands.add_parser('check', help='what a run will take, and whether it fits')
+    _add_config(command)
+    command.add_argument(
+        '--devices', type=_whole, metavar='N', help='how many (default: those of the mesh)'
+    )
+    command.add_argument(
+        '--topology',
+        metavar='NAME',
+        help='compile for a TPU slice such as v5e-16 (extra `tpu`), or estimate for gpu:h100:8',
+    )
+    command.set_defaults(command='check')
+
     command = commands.add_parser('report', help="write a run's report.html again")
     command.add_argument('run', type=Path, help='folder of the run')
     command.set_defaults(command='report')

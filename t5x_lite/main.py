@@ -1,4 +1,4 @@
-"""The command line: train, eval, config, ckpt, data, report."""
+"""The command line: train, eval, config, check, ckpt, data, report."""
 # SPDX-License-Identifier: Apache-2.0
 
 import errno
@@ -132,6 +132,18 @@ def config(options) -> None:
         print(printing.explain(loaded))
 
 
+def check(options) -> None:
+    experiment = load(options).experiment
+
+    import jax
+
+    from t5x_lite import check
+
+    jax.config.update('jax_platforms', 'cpu')  # shapes alone: a TPU here is not taken
+    for line in check.lines(experiment, devices=options.devices, where=options.topology):
+        print(line, flush=True)
+
+
 def find_preset(name: str):
     """The function of model/presets of that name; ConfigError names the nearest."""
     from t5x_lite.errors import nearest
@@ -242,6 +254,7 @@ COMMANDS = {
     'train': train,
     'eval': evaluate,
     'config': config,
+    'check': check,
     'report': report,
     'ckpt ls': look_at_checkpoints,
     'ckpt show': look_at_checkpoints,
