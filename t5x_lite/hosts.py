@@ -40,7 +40,7 @@ def started(
 
     Raises:
       ConfigError: some flags but not all, or numbers that do not fit.
-      RunError: the coordinator or another host did not answer in `patience` seconds.
+      RunError: the coordinator did not answer in `patience` seconds.
     """
     meeting.start(coordinator, process_id, processes, patience)
     if not several():

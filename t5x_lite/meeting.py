@@ -1,13 +1,21 @@
 """How several hosts find each other: by flags, or by what their launcher's environment says."""
 # SPDX-License-Identifier: Apache-2.0
 
+import contextlib
 import os
 import socket
+import sys
+import threading
 import time
 
 import jax
 
 from t5x_lite.errors import ConfigError, RunError
+
+FIX = (
+    'start the same command on every host, with one --coordinator HOST:PORT that all can reach, '
+    '--processes N and --process_id 0 to N-1; --processes 1 runs alone'
+)
 
 
 def start(
@@ -17,7 +25,8 @@ def start(
 
     Raises:
       ConfigError: some flags but not all, or numbers that do not fit.
-      RunError: the coordinator or another host did not answer in `patience` seconds.
+      RunError: the coordinator did not answer in `patience` seconds. If another host does not come
+        in that time, the process ends: jax would abort it.
     """
     if processes == 1 and coordinator is None:
         return
@@ -39,14 +48,29 @@ def start(
         how = {}
     else:
         return
+    late = f'{found}: the hosts did not come together in {patience:g} s'
     try:
-        jax.distributed.initialize(**how, initialization_timeout=int(max(patience, 1)))
+        with _at_most(patience, late):
+            jax.distributed.initialize(**how, initialization_timeout=int(patience) + 60)
     except Exception as error:  # jax, its cluster detection and gRPC raise many kinds
-        raise RunError(
-            f'{found}: the hosts did not come together in {patience:g} s: {first_line(error)}; '
-            'start the same command on every host, with one --coordinator HOST:PORT that all of '
-            'them reach, --processes N and --process_id 0 to N-1; --processes 1 runs alone'
-        ) from error
+        raise RunError(f'{late}: {first_line(error)}; {FIX}') from error
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float, late: str):
+    """Ends the process with an error after that time: jax's own timeout is an abort."""
+
+    def give_up():
+        print(f'error: {late}; {FIX}', file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def launcher(environment) -> str | None:

@@ -193,6 +193,11 @@ class Held(NamedTuple):
     row_R: np.ndarray  # numbers of rows in the global batch, ascending
     rows: int  # of the global batch
 
+    def part(self, x: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+        """What a device gets, by its index in the global array, of this host's rows x."""
+        wanted_R = np.arange(self.rows)[index[0]]
+        return x[np.searchsorted(self.row_R, wanted_R)][:, *index[1:]]
+
 
 def held(rows: int, data_shards: int, mesh: Mesh, rules: Mapping = RULES) -> Held:
     """The data shards that have rows on this host's devices: a device's rows need not be in a row.
@@ -223,9 +228,5 @@ def put_batch(
 def _put(x: np.ndarray, sharding: NamedSharding, own: Held | None) -> jax.Array:
     if own is None:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-    def part(index):
-        wanted_R = np.arange(own.rows)[index[0]]
-        return x[np.searchsorted(own.row_R, wanted_R)][:, *index[1:]]
-
-    return jax.make_array_from_callback((own.rows, *x.shape[1:]), sharding, part)
+    shape = own.rows, *x.shape[1:]
+    return jax.make_array_from_callback(shape, sharding, lambda index: own.part(x, index))
