@@ -100,24 +100,35 @@ def check_shared(path: Path, text: str, seconds: float = 30) -> None:
 def gather(name: str, value: Any, seconds: float = 120) -> list:
     """Every host's value (JSON) in order, on the first host; the others get their own alone.
 
-    No device takes part. A name is used again only after all hosts have used another one.
+    No device takes part and the others do not wait. Each name is used once.
     """
+    if several():
+        _client().key_value_set(f'gather/{name}/{jax.process_index()}', json.dumps(value))
+    if not several() or jax.process_index() > 0:
+        return [value]
+    values = _collect(name, seconds)
+    _client().key_value_delete(f'gather/{name}/')
+    return values
+
+
+def share(name: str, value: Any, seconds: float = 600) -> list:
+    """Every host's value (JSON) in order, on all hosts. Each name is used once."""
     if not several():
         return [value]
-    client, own, count = _client(), jax.process_index(), jax.process_count()
-    if own > 0:
-        client.key_value_set(f'gather/{name}/{own}', json.dumps(value))
-        return [value]
-    limit, found = time.monotonic() + seconds, {}
-    while len(found) < count - 1:
+    _client().key_value_set(f'gather/{name}/{jax.process_index()}', json.dumps(value))
+    return _collect(name, seconds)
+
+
+def _collect(name: str, seconds: float) -> list:
+    limit, found, hosts = time.monotonic() + seconds, {}, range(jax.process_count())
+    while len(found) < len(hosts):
+        pairs = _client().key_value_dir_get(f'gather/{name}/')
+        found = {int(key.rpartition('/')[2]): text for key, text in pairs}
         if time.monotonic() > limit:
-            late = sorted(set(range(1, count)) - set(found))
+            late = sorted(set(hosts) - set(found))
             raise RunError(f'hosts {late} did not report {name} in {seconds:g} s')
         time.sleep(0.001)
-        pairs = client.key_value_dir_get(f'gather/{name}/')
-        found = {int(key.rpartition('/')[2]): text for key, text in pairs}
-    client.key_value_delete(f'gather/{name}/')
-    return [value, *(json.loads(found[host]) for host in range(1, count))]
+    return [json.loads(found[host]) for host in hosts]
 
 
 @contextlib.contextmanager
