@@ -346,7 +346,7 @@ def test_host_that_has_not_arrived_at_the_first_step_is_named(helped):
     assert said[1].endswith(f'{socket.gethostname()} compiles)')
 
 
-@pytest.mark.all  # a barrier takes 100 s to see that a process is gone; a collective sees it at once
+@pytest.mark.all  # a barrier notices in 100 s that a process is gone; a collective at once
 def test_host_that_fails_alone_ends_at_once_and_the_other_is_told(root, helped):
     folder = root / 'die'
     began = time.monotonic()
