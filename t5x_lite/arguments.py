@@ -20,6 +20,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_config(command)
     command.add_argument('--run', required=True, type=Path, help='folder of the run')
     command.add_argument('--wandb', action='store_true', help='log to Weights & Biases too')
+    _add_hosts(command)
     command.set_defaults(command='train')
 
     command = commands.add_parser('eval', help="evaluate a run's checkpoint")
@@ -28,6 +29,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument('--split', default='validation', help='which split (default: %(default)s)')
     command.add_argument('--set', action='append', default=[], metavar='A.B=C', help='mesh.fsdp=1')
     command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
+    _add_hosts(command)
     command.set_defaults(command='eval')
 
     command = commands.add_parser('config', help='print an experiment and where its values are set')
@@ -92,6 +94,23 @@ def _add_config(command: argparse.ArgumentParser, what: str = 'a .gin or .py fil
         help='a gin binding, --gin.NAME=VALUE',
     )
     command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
+
+
+def _add_hosts(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        'several hosts',
+        'found on Cloud TPU, Slurm, Open MPI and Kubernetes; elsewhere all three flags, on each',
+    )
+    group.add_argument('--coordinator', metavar='HOST:PORT', help='of process 0, a free port there')
+    group.add_argument('--process_id', type=int, metavar='I', help='of this one, 0 to N-1')
+    group.add_argument('--processes', type=int, metavar='N', help='how many; 1: this one alone')
+    group.add_argument(
+        '--patience',
+        type=float,
+        default=300,
+        metavar='SECONDS',
+        help='for the others, before the run gives up or says who is late (default: %(default)s)',
+    )
 
 
 def _add_ckpt(commands) -> None:

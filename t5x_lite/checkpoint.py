@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
+from t5x_lite import hosts
 from t5x_lite.errors import RunError
 
 # Orbax logs every file it touches, and four times over each error that it also raises.
@@ -111,10 +112,13 @@ class Checkpointer:
                 data=DataArgs(),
                 window=ocp.args.JsonRestore(),
             )
+            restored = told = None
             try:
                 restored = self._manager.restore(step, args=items)
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                damaged[step] = _first_line(error)
+                told = _first_line(error)
+            if reasons := list(filter(None, hosts.share(f'restored/{step}', told))):
+                damaged[step] = reasons[0]  # perhaps on another host alone
                 continue
             for bad, reason in damaged.items():
                 self._set_aside(bad, reason, step)
@@ -159,7 +163,9 @@ class Checkpointer:
             target.name,
             taken,
         )
-        source.rename(target)
+        if hosts.is_first():
+            source.rename(target)
+        hosts.barrier(f'aside/{step}')
         self._manager.reload()
 
 

@@ -128,7 +128,11 @@ class LossEval:
 
 
 def held_out(experiment, name: str, split: str) -> Iterator[Batch]:
-    """One pass over a split of a stream's mixture, in order, the last batch padded."""
+    """One pass over a split of a stream's mixture, in order, the last batch padded.
+
+    Every host reads all of it and gives its devices their rows: sums are those of one host, and no
+    host can be a batch ahead of another.
+    """
     rows = loader.open_stream(
         experiment.streams[name],
         name,
@@ -202,6 +206,7 @@ class Samples:
         generate = jax.jit(
             lambda params, *rest: self._generate(model_of_params(params), *rest),
             static_argnums=(2, 3),
+            out_shardings=sharding.whole(mesh),
         )
 
         def evaluate(params):

@@ -78,16 +78,27 @@ def tiny_twin(loaded):
 
 
 def train(options) -> None:
-    experiment = load(options).experiment
+    with together(options):
+        experiment = load(options).experiment
 
-    import jax
+        import jax
 
-    from t5x_lite import run, train
+        from t5x_lite import hosts, run, train
 
-    experiment.check_devices(jax.device_count())
-    run.claim(options.run, experiment, name=options.config or options.gin_file[0])
-    values = train.train(experiment, options.run, wandb=options.wandb)
-    print(*outcome(values), f'report: {(options.run / "report.html").resolve()}', sep='\n')
+        experiment.check_devices(jax.device_count())
+        run.claim_together(options.run, experiment, name=options.config or options.gin_file[0])
+        own = dict(wandb=options.wandb, patience=options.patience)
+        values = train.train(experiment, options.run, **own)
+        if hosts.is_first():
+            print(*outcome(values), f'report: {(options.run / "report.html").resolve()}', sep='\n')
+
+
+def together(options):
+    """A context in which this process is one of several, if the options or a launcher say so."""
+    from t5x_lite import hosts
+
+    flags = options.coordinator, options.process_id, options.processes
+    return hosts.started(*flags, patience=options.patience)
 
 
 def outcome(values: Mapping[str, float]) -> Iterator[str]:
@@ -99,14 +110,16 @@ def outcome(values: Mapping[str, float]) -> Iterator[str]:
 
 
 def evaluate(options) -> None:
-    from t5x_lite import run
-
     use_data_dir(options.tfds_data_dir)
-    values = run.evaluate(
-        options.run, step=options.step, split=options.split, overrides=options.set
-    )
-    for name, value in values:
-        print(f'{name} {value:.5g}')
+    with together(options):
+        from t5x_lite import hosts, run
+
+        values = run.evaluate(
+            options.run, step=options.step, split=options.split, overrides=options.set
+        )
+        for name, value in values:
+            if hosts.is_first():
+                print(f'{name} {value:.5g}')
 
 
 def config(options) -> None:

@@ -105,6 +105,16 @@ class Writer:
             self._wandb.finish()
 
 
+class Silent:
+    """The Writer of hosts that do not write."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def open_lines(path: Path):
     """A text file to append lines to; an unfinished last line, left by a kill, is cut off."""
     if path.exists():

@@ -9,14 +9,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 class Reporter:
-    """Shows steps, loss, tokens per second, data wait and the time left; `say` prints a line."""
+    """Shows steps, loss, tokens per second, data wait and the time left; `say` prints a line.
 
-    def __init__(self, last: int):
+    A quiet one says nothing: of several hosts one speaks.
+    """
+
+    def __init__(self, last: int, *, quiet: bool = False):
+        self._quiet = quiet
         self._last = last
         self._first = self._started = None  # the first step, and when it was done
         self._born = time.monotonic()
         self._bar = None
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not quiet:
             columns = (BarColumn(), TextColumn('{task.description}'), TimeElapsedColumn())
             self._bar = Progress(*columns)
             self._task = self._bar.add_task('compiling', total=last)
@@ -29,12 +33,16 @@ class Reporter:
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         line = self._line(step, values)
+        if self._quiet:
+            return
         if self._bar:
             self._bar.update(self._task, completed=step, description=line)
         else:
             print(line, flush=True)
 
     def say(self, text: str) -> None:
+        if self._quiet:
+            return
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:

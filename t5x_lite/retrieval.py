@@ -1,13 +1,14 @@
 """An evaluator of sentence vectors: recall, reciprocal rank, alignment, uniformity."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from t5x_lite import objective
+from t5x_lite import objective, sharding
 from t5x_lite.data import seqio_source
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.evaluate import at_least, check_length
@@ -51,7 +52,7 @@ class EmbedEval:
         layers = similarity.every_layer(self.pool)
         forward = objective.encode_layers if layers else objective.encode
 
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=sharding.whole(mesh))
         def embed(params, batch):
             outputs = forward(model_of_params(params), batch)
             mask_BxL = batch['encoder_segment_ids'] > 0

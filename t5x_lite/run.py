@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from t5x_lite import printing
+from t5x_lite import hosts, printing
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
 
@@ -39,6 +39,17 @@ def claim(folder: Path, experiment: Experiment, name: str) -> None:
         _write(folder / 'run.json', json.dumps(_facts(folder, experiment, name), indent=2))
     except OSError as error:
         raise ConfigError(f'--run {folder}: {error.strerror}; name a folder to write to') from error
+
+
+def claim_together(folder: Path, experiment: Experiment, name: str) -> None:
+    """`claim` by the first of several hosts for all; ConfigError if one cannot see the folder."""
+    facts = folder / 'run.json'
+
+    def first() -> str:
+        claim(folder, experiment, name)
+        return facts.read_text(encoding='utf-8')
+
+    hosts.check_shared(facts, hosts.on_first('claim', first))
 
 
 def _check_owner(folder: Path, old: str, experiment: Experiment) -> None:

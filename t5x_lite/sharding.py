@@ -6,6 +6,7 @@ import contextvars
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -185,9 +186,47 @@ def batch_sharding(mesh: Mesh, rules: Mapping = RULES) -> NamedSharding:
     return NamedSharding(mesh, spec(('batch',), rules))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, rules: Mapping = RULES) -> dict:
-    """This host's rows of a batch as global arrays on the mesh."""
+class Held(NamedTuple):
+    """The part of a stream's batches that this host reads: data shards, and their rows."""
+
+    shards: tuple[int, ...]
+    row_R: np.ndarray  # numbers of rows in the global batch, ascending
+    rows: int  # of the global batch
+
+    def part(self, x: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+        """What a device gets, by its index in the global array, of this host's rows x."""
+        wanted_R = np.arange(self.rows)[index[0]]
+        return x[np.searchsorted(self.row_R, wanted_R)][:, *index[1:]]
+
+
+def held(rows: int, data_shards: int, mesh: Mesh, rules: Mapping = RULES) -> Held:
+    """The data shards that have rows on this host's devices: a device's rows need not be in a row.
+
+    Of a batch of `rows` rows each shard makes an equal stretch, on any mesh the same.
+    """
+    where = batch_sharding(mesh, rules).addressable_devices_indices_map((rows,))
+    wanted_R = np.unique(np.concatenate([np.arange(rows)[index] for index in where.values()]))
+    each = rows // data_shards
+    shards = np.unique(wanted_R // each)
+    row_R = (shards[:, None] * each + np.arange(each)).reshape(-1)
+    return Held(tuple(shards.tolist()), row_R, rows)
+
+
+def put_batch(
+    batch: Mapping[str, np.ndarray],
+    mesh: Mesh,
+    rules: Mapping = RULES,
+    own: Held | None = None,
+) -> dict:
+    """A batch as global arrays on the mesh: each host gives the whole batch, or its `own` rows."""
     sharding = batch_sharding(mesh, rules)
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)  # the same, in half the time
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    return {name: _put(x, sharding, own) for name, x in batch.items()}
+
+
+def _put(x: np.ndarray, sharding: NamedSharding, own: Held | None) -> jax.Array:
+    if own is None:
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    shape = own.rows, *x.shape[1:]
+    return jax.make_array_from_callback(shape, sharding, lambda index: own.part(x, index))

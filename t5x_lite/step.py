@@ -244,7 +244,7 @@ def make_term_norms(experiment: Experiment, mesh):
                 out[name.removesuffix('loss') + 'grad_norm'] = optax.tree.norm(grads)
             return out
 
-    return jax.jit(norms)
+    return jax.jit(norms, out_shardings=sharding.whole(mesh))
 
 
 def make_eval_step(experiment: Experiment, mesh):
@@ -255,7 +255,7 @@ def make_eval_step(experiment: Experiment, mesh):
         with sharding.active(mesh, experiment.rules):
             return batch_means(experiment, model_of_params(params), batches)
 
-    return jax.jit(step)
+    return jax.jit(step, out_shardings=sharding.whole(mesh))
 
 
 def abstract_batches(experiment: Experiment, mesh) -> dict:

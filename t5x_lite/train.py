@@ -3,8 +3,6 @@
 
 import contextlib
 import json
-import signal
-import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from flax.traverse_util import flatten_dict
 
-from t5x_lite import metrics, sharding, step, warm_start
+from t5x_lite import hosts, metrics, sharding, step, warm_start
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.data import loader
 from t5x_lite.evaluate import Sample
@@ -25,11 +23,15 @@ from t5x_lite.report import write_report
 from t5x_lite.window import Window
 
 
-def train(experiment: Experiment, folder: Path, *, wandb: bool = False) -> dict[str, float]:
+def train(
+    experiment: Experiment, folder: Path, *, wandb: bool = False, patience: float = hosts.PATIENCE
+) -> dict[str, float]:
     """Trains to `experiment.steps`, from the folder's newest checkpoint if it has one.
 
     Writes metrics.jsonl, samples.jsonl, checkpoints/, tensorboard/ and report.html, and returns
-    the last value of every metric. SIGTERM ends it early with a checkpoint.
+    the last value of every metric. SIGTERM ends it early with a checkpoint. Of several hosts all
+    call this; the first one writes, names those that are not at the first step after `patience`
+    seconds, and SIGTERM to any ends all at the same step.
 
     Raises:
       ConfigError: devices, data or vocabulary do not fit the experiment.
@@ -37,12 +39,16 @@ def train(experiment: Experiment, folder: Path, *, wandb: bool = False) -> dict[
     """
     latest = {}
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(on_sigterm())
-        run = start(experiment, folder, stack, wandb)
+        stopping = stack.enter_context(hosts.stopping())
+        reporter = Reporter(experiment.steps, quiet=not hosts.is_first())
+        stack.enter_context(hosts.watching(reporter.say, patience))
+        run = start(experiment, folder, stack, reporter, wandb)
         state, window, first = run.state, run.window, int(run.state.step)
         run = run._replace(state=None)  # its arrays are given to the first step
         for now in range(first + 1, experiment.steps + 1):
             batches = next_batches(run)
+            if now == first + 1:
+                hosts.stage(hosts.FIRST_STEP)
             state, means = run.train_step(state, batches)
             window.push(means)  # fetches the step before this one, while this one runs
             values, ended = {}, now == experiment.steps
@@ -57,13 +63,14 @@ def train(experiment: Experiment, folder: Path, *, wandb: bool = False) -> dict[
             if due:
                 values |= evaluate(now, state.params, due, run)
             latest |= values
-            stop = stopping.is_set()
+            stop = stopping(now)
             if now % experiment.checkpoint.every == 0 or ended or stop:
                 save(now, state, run, values)
             if stop:
                 run.reporter.say(f'SIGTERM: saved step {now}; the same command goes on from there')
                 break
-    write_report(folder)
+    if hosts.is_first():
+        write_report(folder)
     return latest
 
 
@@ -75,6 +82,7 @@ class Run(NamedTuple):
     mesh: Any
     train_step: Any
     term_norms: Any  # None: not asked for
+    held: Mapping[str, sharding.Held]
     loaders: Mapping[str, loader.Loader]
     evaluators: Mapping[str, Any]
     checkpoints: Checkpointer
@@ -84,25 +92,30 @@ class Run(NamedTuple):
     window: Window
 
 
-def start(experiment: Experiment, folder: Path, stack, wandb: bool) -> Run:
+def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb: bool) -> Run:
     """Compiles, opens the data, restores or initialises; what must be closed is put on `stack`."""
     experiment.check_devices(jax.device_count())
-    mesh, reporter = sharding.make_mesh(experiment.mesh), Reporter(experiment.steps)
+    mesh = sharding.make_mesh(experiment.mesh)
     checkpoints = Checkpointer(folder / 'checkpoints', experiment.checkpoint)
     weights = open_init(experiment) if checkpoints.empty() else None
-    if weights and weights.keep:
+    if weights and weights.keep and hosts.is_first():
         kept_files.copy(weights.keep, folder / kept_files.FOLDER)
+    hosts.stage('compiles and opens the data')
+    held = held_rows(experiment, mesh)
     with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles
-        opening = pool.submit(open_streams, experiment)
+        opening = pool.submit(open_streams, experiment, held)
         train_step = compile_step(experiment, mesh)
         loaders = opening.result()
-    writer = metrics.Writer(folder, wandb=wandb)
+    writer = metrics.Writer(folder, wandb=wandb) if hosts.is_first() else metrics.Silent()
     for closing in (reporter, writer, checkpoints, *loaders.values()):
         stack.callback(closing.close)
+    stack.push(hosts.leave_if_lost)
+    hosts.stage('restores or draws the weights')
     state, window = restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights)
     evaluators = {name: e.open(experiment, mesh) for name, e in experiment.evals.items()}
     norms = step.make_term_norms(experiment, mesh) if experiment.term_norms_every else None
-    parts = (mesh, train_step, norms, loaders, evaluators, checkpoints, writer, reporter)
+    hosts.stage('makes the first batch')
+    parts = (mesh, train_step, norms, held, loaders, evaluators, checkpoints, writer, reporter)
     return Run(experiment, folder, *parts, state, window)
 
 
@@ -111,13 +124,22 @@ def next_batches(run: Run) -> dict:
     with run.window.timing('data'):
         batches = {name: next(rows) for name, rows in run.loaders.items()}
     run.window.count(batches)
-    rules = run.experiment.rules
-    return {name: sharding.put_batch(batch, run.mesh, rules) for name, batch in batches.items()}
+    put = lambda name, batch: sharding.put_batch(
+        batch, run.mesh, run.experiment.rules, run.held[name]
+    )
+    return {name: put(name, batch) for name, batch in batches.items()}
 
 
-def open_streams(experiment: Experiment) -> dict[str, loader.Loader]:
+def held_rows(experiment: Experiment, mesh) -> dict[str, sharding.Held]:
+    """What this host reads of every stream."""
+    return {
+        name: sharding.held(stream.batch_size, experiment.data_shards, mesh, experiment.rules)
+        for name, stream in experiment.streams.items()
+    }
+
+
+def open_streams(experiment: Experiment, held) -> dict[str, loader.Loader]:
     """This host's training data, a Loader for each stream."""
-    hosts = jax.process_index(), jax.process_count()
     return {
         name: loader.open_stream(
             stream,
@@ -125,7 +147,8 @@ def open_streams(experiment: Experiment) -> dict[str, loader.Loader]:
             seed=experiment.seed,
             imports=experiment.imports,
             data_shards=experiment.data_shards,
-            hosts=hosts,
+            hosts=(jax.process_index(), jax.process_count()),
+            own=held[name].shards,
             vocab=experiment.model.vocab,
         )
         for name, stream in experiment.streams.items()
@@ -166,9 +189,9 @@ def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):
 
 def log(now: int, run: Run) -> dict[str, float]:
     """Writes the window's values and what the loaders counted."""
-    values = run.window.close(now)
-    for name, rows in run.loaders.items():
-        values |= run.window.drawn(name, rows.counts)
+    counts = {name: rows.counts for name, rows in run.loaders.items()}
+    shards = next(iter(run.held.values())).shards
+    values = run.window.close(now, counts, len(shards) / run.experiment.data_shards)
     run.writer.write(now, values)
     run.reporter.update(now, values)
     return values
@@ -193,17 +216,22 @@ def evaluate(now: int, params, due, run: Run) -> dict[str, float]:
                     samples.append(value)
                 else:
                     values[f'eval/{metric}'] = value
-        with metrics.open_lines(run.folder / 'samples.jsonl') as file:
-            for sample in samples:
-                line = json.dumps({'step': now, **sample._asdict()}, ensure_ascii=False)
-                file.write(line + '\n')
-                run.reporter.say(f'  {sample.stream}: {sample.prompt!r} -> {sample.output!r}')
-        if values:
-            run.writer.write(now, values)
-            shown = (f'{name.removeprefix("eval/")} {value:.4f}' for name, value in values.items())
-            run.reporter.say('  eval: ' + '  '.join(shown))
-        write_report(run.folder)
+        if hosts.is_first():
+            write_evaluation(now, values, samples, run)
     return values
+
+
+def write_evaluation(now: int, values: Mapping[str, float], samples, run: Run) -> None:
+    with metrics.open_lines(run.folder / 'samples.jsonl') as file:
+        for sample in samples:
+            line = json.dumps({'step': now, **sample._asdict()}, ensure_ascii=False)
+            file.write(line + '\n')
+            run.reporter.say(f'  {sample.stream}: {sample.prompt!r} -> {sample.output!r}')
+    if values:
+        run.writer.write(now, values)
+        shown = (f'{name.removeprefix("eval/")} {value:.4f}' for name, value in values.items())
+        run.reporter.say('  eval: ' + '  '.join(shown))
+    write_report(run.folder)
 
 
 def save(now: int, state, run: Run, values: Mapping[str, float]) -> None:
@@ -213,17 +241,3 @@ def save(now: int, state, run: Run, values: Mapping[str, float]) -> None:
         data = {name: rows.state() for name, rows in run.loaders.items()}
         means = {name: [float(x) for x in mean] for name, mean in run.window.means.items()}
         run.checkpoints.save(now, state, data, means, values)
-
-
-@contextlib.contextmanager
-def on_sigterm():
-    """An Event that SIGTERM sets, so that the loop can save and leave."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    old = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, old)

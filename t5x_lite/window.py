@@ -10,9 +10,11 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from t5x_lite import metrics
+from t5x_lite import hosts, metrics
 from t5x_lite.errors import RunError
 from t5x_lite.metrics import Mean
+
+MOST_HOSTS = 16  # whose data wait is a metric each
 
 
 class Window:
@@ -72,27 +74,40 @@ class Window:
             )
         self.means = metrics.add(self.means, means)
 
-    def close(self, now: int) -> dict[str, float]:
-        """The window's values by metric name, and begins the next one."""
+    def close(
+        self, now: int, counts: Mapping[str, Mapping[str, int]], share: float = 1.0
+    ) -> dict[str, float]:
+        """The window's values by metric name, and begins the next one.
+
+        `counts` are those of each stream's loader, `share` the part of the data that this host
+        reads. On the first host the values are of all hosts, on the others of that part alone.
+        """
         self.flush()
         wall = time.monotonic() - self._began - self._seconds['eval'] - self._seconds['save']
         host = wall - self._seconds['data'] - self._seconds['device']
+        kinds = dict(tokens=self._tokens, places=self._places, unscored=self._unscored)
+        own = {**kinds, **{f'counts/{name}': own for name, own in counts.items()}}
+        own |= dict(share=share, wait=self._seconds['data'] / wall)
+        parts = hosts.gather(f'window/{now}', own)
+        tokens, places, unscored = (_total(parts, kind) for kind in kinds)
         values = {f'train/{name}': float(mean.value) for name, mean in self.means.items()}
         values |= {
-            'perf/tokens_per_second': self._tokens.total() / wall,
+            'perf/tokens_per_second': sum(tokens.values()) / wall,
             'perf/steps_per_second': self._steps / wall,
-            'perf/data_wait_share': self._seconds['data'] / wall,
             'perf/host_ms': 1e3 * host / self._steps,
         }
-        values |= {f'data/{name}/unscored_rows': float(n) for name, n in self._unscored.items()}
-        for name, tokens in self._tokens.items():
-            values[f'data/{name}/filled'] = tokens / self._places[name]
-            values[f'data/{name}/token_share'] = tokens / self._tokens.total()
+        values |= _waits([part['wait'] for part in parts])
+        values |= {f'data/{name}/unscored_rows': float(n) for name, n in unscored.items()}
+        for name, count in tokens.items():
+            values[f'data/{name}/filled'] = count / places[name]
+            values[f'data/{name}/token_share'] = count / sum(tokens.values())
+        for name in counts:
+            values |= self._drawn(name, _total(parts, f'counts/{name}'))
         self.means = {}
         self._clear_clocks()
         return values
 
-    def drawn(self, stream: str, counts: Mapping[str, int]) -> dict[str, float]:
+    def _drawn(self, stream: str, counts: Mapping[str, float]) -> dict[str, float]:
         """What a loader counted: documents dropped so far, and the share of each task's examples.
 
         Shares are of the examples drawn since the last log line.
@@ -105,3 +120,22 @@ class Window:
         shares = {name.replace('examples/', 'rate/'): n / total for name, n in new.items()}
         values = {'dropped': float(counts.get('dropped', 0)), **shares}
         return {f'data/{stream}/{name}': value for name, value in values.items()}
+
+
+def _total(parts, kind: str) -> dict[str, float]:
+    """The counts of all hosts; where several read the same data, as if each were read once."""
+    total = collections.Counter()
+    for part in parts:
+        total.update(part[kind])
+    share = sum(part['share'] for part in parts)
+    return {name: count / share for name, count in total.items()}
+
+
+def _waits(waits) -> dict[str, float]:
+    """The share of time that the slowest host waited for data; each host's, if they are few."""
+    values = {'perf/data_wait_share': max(waits)}
+    if len(waits) > 1:
+        values['perf/data_wait_host'] = float(waits.index(max(waits)))
+    if 1 < len(waits) <= MOST_HOSTS:
+        values |= {f'perf/data_wait_share/{i}': wait for i, wait in enumerate(waits)}
+    return values

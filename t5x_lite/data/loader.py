@@ -219,11 +219,13 @@ def open_stream(
     imports: Sequence[str] = (),
     data_shards: int = 1,
     hosts: tuple[int, int] = (0, 1),
+    own: Sequence[int] | None = None,
     vocab: int | None = None,
 ) -> Loader:
     """A Loader for this host (index, count): shuffled and endless for training, else one pass.
 
-    `vocab` is how many ids the model knows, if that is to be checked.
+    `own` are the data shards that this host reads, if not its equal part of them. `vocab` is how
+    many ids the model knows, if that is to be checked.
 
     Raises:
       ConfigError: no such mixture, split, feature or data; a vocabulary that the objective cannot
@@ -243,8 +245,8 @@ def open_stream(
     source = dict(split=split, imports=imports, shards=data_shards, seed=seed, shuffle=training)
     source |= dict(epochs=None if training else 1)
     rows, keys = stream.batch_size // data_shards, (seed, zlib.crc32(name.encode()))
-    shards = {}
-    for shard in _own_shards(data_shards, *hosts):
+    equal, shards = _own_shards(data_shards, *hosts), {}
+    for shard in equal if own is None else own:
         read = lambda task, shard=shard: seqio_source.Examples(
             task, converter.features, shard=shard, **source
         )
