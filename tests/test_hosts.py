@@ -245,6 +245,7 @@ def test_each_host_s_wait_for_data_is_in_the_metrics(story):
     assert line['perf/data_wait_host'] == waits.index(max(waits))
 
 
+@pytest.mark.all
 def test_hosts_that_hold_the_same_rows_give_the_numbers_of_one(root):
     """Tensor parallelism over all devices: both hosts read every row."""
     two, one = (run(root / f'parallel_{n}', n, config='parallel.py') for n in (2, 1))
