@@ -143,7 +143,7 @@ def times(experiment, target: Topology, outcome: Outcome, step_flops: int) -> It
         sent = memory.exchanged(experiment, found, mesh)
     terms = {
         'compute': done / target.chips / chip.flops,
-        'memory': share * memory.traffic(experiment, found) / chip.bandwidth,
+        'memory': share * memory.traffic(experiment, found, mesh) / chip.bandwidth,
         'interconnect': share * sent / chip.links,
     }
     each = ', '.join(f'{name} {_ms(seconds)}' for name, seconds in terms.items())

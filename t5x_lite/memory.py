@@ -147,11 +147,12 @@ def _gathered(experiment: Experiment, params, mesh) -> int:
     return max(stacks.values(), default=0)
 
 
-def traffic(experiment: Experiment, memory: Memory) -> int:
+def traffic(experiment: Experiment, memory: Memory, mesh) -> int:
     """Bytes that a step reads and writes at least: state, weights of each pass, activations."""
     passes = (3 if experiment.model.remat == 'full' else 2) * experiment.microbatches
     item = jnp.dtype(experiment.model.dtype).itemsize
-    weights = passes * memory.parameters * item // 4
+    gathered = memory.parameters * ways(experiment, mesh, 'embed')
+    weights = passes * gathered * item // 4
     state = 2 * (memory.parameters + memory.optimizer) + 2 * memory.gradients
     return state + weights + 2 * experiment.microbatches * (memory.activations + memory.logits)
 

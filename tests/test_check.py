@@ -76,6 +76,20 @@ def test_activations_and_logits_divide_over_devices_and_microbatches():
     assert cut.logits == four.logits and cut.gradients == 2 * one.gradients
 
 
+def test_each_pass_reads_weights_whole_also_where_they_are_split():
+    whole = fixtures.experiment('clm', batch_size=16)
+    split = dataclasses.replace(whole, mesh=MeshShape(data=1, fsdp=4))
+    read = []
+    for experiment in (whole, split):
+        mesh = sharding_table.abstract_mesh(experiment, 4)
+        found = memory.estimate(experiment, mesh)
+        state = 2 * (found.parameters + found.optimizer + found.gradients)
+        kept = 2 * (found.activations + found.logits)
+        read.append(memory.traffic(experiment, found, mesh) - state - kept)
+    assert read[0] == 2 * estimate(whole, 4).parameters
+    assert read[0] <= read[1] < 1.1 * read[0]  # norms are whole everywhere
+
+
 def test_the_estimate_is_near_what_xla_keeps_on_a_cpu():
     experiment = with_model(
         fixtures.experiment('clm', batch_size=64), embed=128, mlp=512, vocab=512, encoder_layers=0
