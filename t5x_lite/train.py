@@ -112,6 +112,7 @@ def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb
     stack.push(hosts.leave_if_lost)
     hosts.stage('restores or draws the weights')
     state, window = restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights)
+    window.begin({name: rows.counts for name, rows in loaders.items()}, part_read(experiment, held))
     evaluators = {name: e.open(experiment, mesh) for name, e in experiment.evals.items()}
     norms = step.make_term_norms(experiment, mesh) if experiment.term_norms_every else None
     hosts.stage('makes the first batch')
@@ -181,17 +182,18 @@ def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):
     for name, rows in loaders.items():
         rows.restore(data[name])
     reporter.say(f'resuming from step {number}')
-    window = Window({name: Mean(*sums) for name, sums in means.items()})
-    for name, rows in loaders.items():
-        window.drawn(name, rows.counts)  # shares are of what is drawn from here on
-    return state, window
+    return state, Window({name: Mean(*sums) for name, sums in means.items()})
+
+
+def part_read(experiment: Experiment, held: Mapping[str, sharding.Held]) -> float:
+    """The part of the data that this host reads."""
+    return len(next(iter(held.values())).shards) / experiment.data_shards
 
 
 def log(now: int, run: Run) -> dict[str, float]:
     """Writes the window's values and what the loaders counted."""
     counts = {name: rows.counts for name, rows in run.loaders.items()}
-    shards = next(iter(run.held.values())).shards
-    values = run.window.close(now, counts, len(shards) / run.experiment.data_shards)
+    values = run.window.close(now, counts, part_read(run.experiment, run.held))
     run.writer.write(now, values)
     run.reporter.update(now, values)
     return values

@@ -74,6 +74,13 @@ class Window:
             )
         self.means = metrics.add(self.means, means)
 
+    def begin(self, counts: Mapping[str, Mapping[str, int]], share: float = 1.0) -> None:
+        """Before the first step: shares of tasks are of what is drawn from here on. As `close`."""
+        own = {f'counts/{name}': own for name, own in counts.items()}
+        parts = hosts.gather('window/begin', {**own, 'share': share})
+        for name in counts:
+            self._drawn(name, _total(parts, f'counts/{name}'))
+
     def close(
         self, now: int, counts: Mapping[str, Mapping[str, int]], share: float = 1.0
     ) -> dict[str, float]:

@@ -210,12 +210,14 @@ def dead(processes) -> bool:
     return any(process.poll() is not None for process in processes)
 
 
+@pytest.mark.all
 def test_two_processes_give_the_numbers_of_one(story):
     assert_same(story.folder, story.whole, first=1, last=story.stopped, rtol=1e-6)
     names = {name for _, name in numbers(story.folder)}
     assert {'train/mlm/loss', 'eval/clm/loss', 'data/clm/dropped'} <= names
 
 
+@pytest.mark.all
 def test_sigterm_to_one_process_ends_both_with_the_same_step_saved(story):
     assert f'SIGTERM: saved step {story.stopped};' in story.ended.outputs[0]
     assert 'saved step' not in story.ended.outputs[1]
@@ -223,6 +225,7 @@ def test_sigterm_to_one_process_ends_both_with_the_same_step_saved(story):
     assert files == ['host_0.npz', 'host_1.npz']
 
 
+@pytest.mark.all
 def test_resumed_on_one_process_or_on_two_it_is_the_run_that_was_not_stopped(story):
     last = story.stopped + MORE
     for folder in (story.by_two, story.by_one):
@@ -230,6 +233,7 @@ def test_resumed_on_one_process_or_on_two_it_is_the_run_that_was_not_stopped(sto
         assert_same(folder, story.whole, first=story.stopped + 1, last=last, rtol=1e-6)
 
 
+@pytest.mark.all
 def test_one_process_writes_and_the_others_are_quiet(story):
     steps = [line['step'] for line in lines(story.folder) if 'train/loss' in line]
     assert steps == sorted(set(steps))
@@ -238,6 +242,7 @@ def test_one_process_writes_and_the_others_are_quiet(story):
     assert said[0] and not said[1]
 
 
+@pytest.mark.all
 def test_each_host_s_wait_for_data_is_in_the_metrics(story):
     line = next(line for line in lines(story.folder) if 'train/loss' in line)
     waits = [line['perf/data_wait_share/0'], line['perf/data_wait_share/1']]
@@ -275,6 +280,7 @@ def test_eval_of_two_processes_prints_the_numbers_of_one(root, story):
     assert said[0] == said[1] and len(said[0]) > 5
 
 
+@pytest.mark.all
 def test_error_before_training_ends_all_with_one_message_each(root):
     folder = root / 'odd'
     ended = end(folder, start(folder, 2, '--set', 'data_shards=1'))
@@ -330,16 +336,19 @@ def helped(root) -> list[dict]:
     return [json.loads(folder.with_name(f'helped.{i}.json').read_text()) for i in (0, 1)]
 
 
+@pytest.mark.all
 def test_values_are_gathered_on_the_first_host_in_order(helped):
     assert helped[0]['gathered'] == [[{'n': i}, {'n': i + 1}] for i in range(3)]
     assert helped[1]['gathered'] == [[{'n': i + 1}] for i in range(3)]
 
 
+@pytest.mark.all
 def test_what_the_first_host_does_or_refuses_is_told_to_all(helped):
     for found in helped:
         assert found['first'] == 'from 0' and found['refused'] == 'no such folder'
 
 
+@pytest.mark.all
 def test_host_that_has_not_arrived_at_the_first_step_is_named(helped):
     said = helped[0]['said']
     assert 2 <= len(said) <= 5 and helped[1]['said'] == []
