@@ -31,14 +31,14 @@ smoke: $(VENV)/.data
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not all and not alone'
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest tests/test_main.py -m alone
 
 test-hf: $(VENV)/.test-hf
 	$(BIN)/python -m pytest tests/interop
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest tests/test_main.py -m alone
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -173,6 +173,7 @@ def test_a_mesh_changes_no_number(name, chunk, monkeypatch):
     close(alone[2], found[2], atol=2e-6 * max(1.0, scale))
 
 
+@pytest.mark.all
 def test_mesh_and_microbatches_together_change_no_number():
     one = experiment('clip', dropout=0.0)
     data = [batch(one, seed) for seed in range(3)]

@@ -323,6 +323,7 @@ def test_the_discriminator_finds_what_an_untrained_generator_writes():
     assert last['discriminator/found'] > 0.8 * last['discriminator/replaced']
 
 
+@pytest.mark.all
 def test_a_mesh_changes_no_loss():
     one = experiment(electra(width=0.5), model=dict(dropout=0.1))
     data = fixtures.batches(one, 3)
