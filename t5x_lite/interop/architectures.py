@@ -136,4 +136,5 @@ def _full(family: Family, kind: str, name: str) -> str:
     bare = kind in (family.bare, family.encoder)
     if bare or (name in whole and family.prefix + name not in whole):
         return name
-    return family.prefix + name
+    own = (h.prefix for h in family.heads.values() if h.architecture == kind)
+    return next((prefix for prefix in own if prefix is not None), family.prefix) + name

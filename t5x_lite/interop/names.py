@@ -55,12 +55,14 @@ def as_they_are(fields, tensors):
 class HeadNames(NamedTuple):
     """A head that a family has: the architecture that saves it, its value, its weights.
 
-    `build(labels)` makes the value, `weights` have paths below the head's own.
+    `build(labels)` makes the value, `weights` have paths below the head's own. `prefix` is that of
+    the trunk's names in this architecture, if it is not the family's.
     """
 
     architecture: str  # 'BertForMaskedLM'
     build: Callable[[int], Any]
     weights: tuple[Weight, ...]
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ KINDS = {
     'mistral': ('Mistral', dict(sliding_window=4)),
     'mistral, no window': ('Mistral', dict(sliding_window=None)),
 }
-HEADS = ['Model', 'ForSequenceClassification', 'ForTokenClassification']
+HEADS = ['Model', 'ForSequenceClassification', 'ForTokenClassification', 'ForQuestionAnswering']
 
 
 def make(kind, architecture, folder):
@@ -91,9 +91,19 @@ def test_heads(kind, architecture, tmp_path):
             'logits',
             (ids.shape, 5, mask),
         ),
+        'ForQuestionAnswering': (
+            lambda model: model.heads['span'](hidden(model)),
+            None,
+            (ids.shape, 2, mask),
+        ),
     }[architecture]
+    both_ends = lambda found: torch.stack([found.start_logits, found.end_logits], -1)
     reference.compare(
-        ours, theirs, forward, lambda model: model(**inputs)[output], *reference.targets(*goal)
+        ours,
+        theirs,
+        forward,
+        lambda model: both_ends(model(**inputs)) if output is None else model(**inputs)[output],
+        *reference.targets(*goal),
     )
     if architecture != 'Model':
         reference.round_trip(ours, theirs, tmp_path / 'ours')

@@ -135,6 +135,23 @@ def test_a_class_per_row_from_the_decoder_where_the_inputs_end(kind, tmp_path):
     reference.round_trip(ours, theirs, tmp_path / 'ours')
 
 
+@every_kind
+def test_both_ends_of_a_span_from_the_decoder(kind, tmp_path):
+    theirs, ours = make(kind, 'ForQuestionAnswering', tmp_path / 'theirs', num_labels=2)
+    outs, out_mask, inputs, hidden = reference.pair(99)
+    reference.compare(
+        ours,
+        theirs,
+        lambda model: model.heads['span'](hidden(model)),
+        lambda model: (lambda out: torch.stack([out.start_logits, out.end_logits], -1))(
+            model(**inputs)
+        ),
+        *reference.targets(outs.shape, 2, out_mask),
+        KINDS[kind][2],
+    )
+    reference.round_trip(ours, theirs, tmp_path / 'ours')
+
+
 def test_tied_and_scaled_are_known_from_old_files_and_new_ones(tmp_path):
     _, ours = make('t5 1.1', 'ForConditionalGeneration', tmp_path / 'tied', untied=False)
     found = config_of(ours)

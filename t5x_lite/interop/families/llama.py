@@ -76,8 +76,11 @@ def weights(model: ModelConfig) -> Iterator[Weight]:
     yield from norm('decoder/norm', 'norm', bias=False)
 
 
-def family(model_type: str, name: str, **changes) -> Family:
-    """Llama or a relative, whose architectures are called after `name`."""
+def family(model_type: str, name: str, span_prefix: str = 'transformer.', **changes) -> Family:
+    """Llama or a relative, whose architectures are called after `name`.
+
+    `span_prefix` is what transformers puts before the trunk's names for span QA.
+    """
     fields = dict(
         model_type=model_type,
         to_model=to_model,
@@ -97,7 +100,14 @@ def family(model_type: str, name: str, **changes) -> Family:
                 lambda labels: ClassifierHead(labels=labels, activation=None),
                 tuple(linear('output', 'score')),
             ),
+            'span': HeadNames(
+                f'{name}ForQuestionAnswering',
+                lambda labels: ClassifierHead(labels=2, activation=None),
+                tuple(linear('output', 'qa_outputs')),
+                prefix=span_prefix,
+            ),
         },
+        renamed=((r'^transformer\.', 'model.'),),
         ignored=(r'rotary_emb\.inv_freq$',),
         settle=functools.partial(
             f.settle_output, output='lm_head.weight', table='embed_tokens.weight'

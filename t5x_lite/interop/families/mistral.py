@@ -20,4 +20,6 @@ def to_fields(model: ModelConfig) -> dict[str, Any]:
     return llama.to_fields(model) | dict(sliding_window=window)
 
 
-FAMILY = llama.family('mistral', 'Mistral', to_model=to_model, to_fields=to_fields)
+FAMILY = llama.family(
+    'mistral', 'Mistral', span_prefix='model.', to_model=to_model, to_fields=to_fields
+)

@@ -158,6 +158,12 @@ def family(model_type: str, name: str, **changes) -> Family:
                 lambda labels: ClassifierHead(labels=labels, activation=None),
                 tuple(linear('output', 'classifier')),
             ),
+            'span': HeadNames(
+                f'{name}ForQuestionAnswering',
+                lambda labels: ClassifierHead(labels=2, activation=None),
+                tuple(linear('output', 'qa_outputs')),
+                prefix='',
+            ),
         },
         ignored=(
             r'^(encoder|decoder)\.embed_tokens\.weight$',  # copies of shared.weight
