@@ -16,6 +16,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     top.add_argument('--version', action='version', version=__version__)
     commands = top.add_subparsers(required=True, metavar='COMMAND')
+    _add_runs(commands)
+    _add_looks(commands)
+    command = commands.add_parser('report', help="write a run's report.html again")
+    command.add_argument('run', type=Path, help='folder of the run')
+    command.set_defaults(command='report')
+
+    command = commands.add_parser('ckpt', help='look at checkpoints; Hugging Face files in and out')
+    _add_ckpt(command.add_subparsers(required=True, metavar='WHAT'))
+
+    command = commands.add_parser('data', help='look at data, measure it; vocabularies')
+    _add_data(command.add_subparsers(required=True, metavar='WHAT'))
+    return top.parse_args(_gin_equals(arguments))
+
+
+def _add_runs(commands) -> None:
     command = commands.add_parser('train', help='train an experiment, or go on with its run')
     _add_config(command)
     command.add_argument('--run', required=True, type=Path, help='folder of the run')
@@ -32,6 +47,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_hosts(command)
     command.set_defaults(command='eval')
 
+
+def _add_looks(commands) -> None:
     command = commands.add_parser('config', help='print an experiment and where its values are set')
     _add_config(command)
     command.add_argument(
@@ -56,17 +73,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help='compile for a TPU slice such as v5e-16 (extra `tpu`), or estimate for gpu:h100:8',
     )
     command.set_defaults(command='check')
-
-    command = commands.add_parser('report', help="write a run's report.html again")
-    command.add_argument('run', type=Path, help='folder of the run')
-    command.set_defaults(command='report')
-
-    command = commands.add_parser('ckpt', help='look at checkpoints; Hugging Face files in and out')
-    _add_ckpt(command.add_subparsers(required=True, metavar='WHAT'))
-
-    command = commands.add_parser('data', help='look at data, measure it; vocabularies')
-    _add_data(command.add_subparsers(required=True, metavar='WHAT'))
-    return top.parse_args(_gin_equals(arguments))
 
 
 def _add_config(command: argparse.ArgumentParser, what: str = 'a .gin or .py file') -> None:

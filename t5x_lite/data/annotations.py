@@ -63,5 +63,4 @@ class AnnotatedChunks:
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         for name, chunks in self._chunks.items():
-            own = f'{name}/'
-            chunks.restore({k.removeprefix(own): v for k, v in state.items() if k.startswith(own)})
+            chunks.restore(packing.under(state, f'{name}/'))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from t5x_lite.data import packing
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
 
@@ -151,11 +152,8 @@ class BestFit:
         return {**inner, **flat, **sizes, **own, 'ended': np.bool_(self._ended)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        part = lambda kind: {
-            name.removeprefix(kind): value for name, value in state.items() if name.startswith(kind)
-        }
-        self._inner.restore(part('inner/'))
-        self._flat, self._sizes = part('flat/'), part('sizes/')
+        self._inner.restore(packing.under(state, 'inner/'))
+        self._flat, self._sizes = packing.under(state, 'flat/'), packing.under(state, 'sizes/')
         self._row, self._made = state['row'], int(state['made'])
         self._ended = bool(state['ended'])
 

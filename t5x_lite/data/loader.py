@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t5x_lite.data import seqio_source
+from t5x_lite.data import packing, seqio_source
 from t5x_lite.data.mixing import Mixed
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
@@ -98,11 +98,8 @@ class ShardBatches:
         return {**source, **cutter, **numbers}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        part = lambda kind: {
-            name.removeprefix(kind): value for name, value in state.items() if name.startswith(kind)
-        }
-        self._examples.restore(part('source/'))
-        self._cutter.restore(part('cutter/'))
+        self._examples.restore(packing.under(state, 'source/'))
+        self._cutter.restore(packing.under(state, 'cutter/'))
         self._row, self._document = int(state['row']), int(state['document'])
 
 

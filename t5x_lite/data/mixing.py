@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t5x_lite.data import packing
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
 
@@ -87,9 +88,7 @@ class Mixed:
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         for name, source in self._sources.items():
             self.drawn[name] = int(state[f'drawn/{name}'])
-            own = f'tasks/{name}/'
-            found = {key: value for key, value in state.items() if key.startswith(own)}
-            source.restore({key.removeprefix(own): value for key, value in found.items()})
+            source.restore(packing.under(state, f'tasks/{name}/'))
 
 
 def _value(rate: float | Callable, step: int) -> float:

@@ -49,6 +49,11 @@ class Cutter(Protocol):
     def restore(self, state: Mapping[str, np.ndarray]) -> None: ...
 
 
+def under(state: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """The values of a saved state whose names begin with `kind`, without it."""
+    return {name.removeprefix(kind): x for name, x in state.items() if name.startswith(kind)}
+
+
 class Line:
     """Integers that wait in line: put at the end, taken from the front, joined only then."""
 
@@ -263,15 +268,17 @@ def shift_right(rows: Rows, vocabulary) -> np.ndarray:
     return np.where(rows.segments > 0, shifted_BxL, 0)
 
 
+def decoder_spec(length: int, *more: str) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shapes and types of a row of a decoder's batch; `more` are further arrays of int32."""
+    names = ('input_tokens', 'target_tokens', 'segment_ids', 'positions', *more)
+    spec = {f'decoder_{name}': ((length,), np.int32) for name in names}
+    return spec | {'decoder_loss_weights': ((length,), np.float32)}
+
+
 def seq2seq_spec(inputs: int, targets: int) -> dict[str, tuple[tuple[int, ...], type]]:
     """Shapes and types of a row of an encoder-decoder's batch."""
-    spec = {
-        f'{side}_{name}': ((length,), np.int32)
-        for side, length in (('encoder', inputs), ('decoder', targets))
-        for name in ('input_tokens', 'segment_ids', 'positions')
-    }
-    spec['decoder_target_tokens'] = ((targets,), np.int32)
-    return spec | {'decoder_loss_weights': ((targets,), np.float32)}
+    names = ('input_tokens', 'segment_ids', 'positions')
+    return {f'encoder_{name}': ((inputs,), np.int32) for name in names} | decoder_spec(targets)
 
 
 def seq2seq_batch(encoder: Rows, decoder: Rows, weights_BxL, vocabulary) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from t5x_lite.data.packing import Fronts, Rows
+from t5x_lite.data.packing import Fronts, Rows, under
 
 # B rows, L tokens of a row.
 
@@ -48,9 +48,7 @@ class Aligned:
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         self.dropped = int(state['dropped'])
         for name, front in self._fronts.items():
-            start = f'{name}/'
-            own = {key: value for key, value in state.items() if key.startswith(start)}
-            front.restore({key.removeprefix(start): value for key, value in own.items()})
+            front.restore(under(state, f'{name}/'))
 
 
 def side_spec(side: str, length: int) -> dict[str, tuple[tuple[int, ...], type]]:

@@ -34,14 +34,7 @@ class CausalLM:
             check_ids('causal_lm', vocabulary, 'eos')
 
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        shape = (lengths['targets'],)
-        return {
-            'decoder_input_tokens': (shape, np.int32),
-            'decoder_target_tokens': (shape, np.int32),
-            'decoder_loss_weights': (shape, np.float32),
-            'decoder_segment_ids': (shape, np.int32),
-            'decoder_positions': (shape, np.int32),
-        }
+        return packing.decoder_spec(lengths['targets'])
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         length, eos = lengths['targets'], vocabulary.eos

@@ -48,15 +48,7 @@ class Joined:
         return spec['encoder_input_tokens'][0][0], spec['decoder_target_tokens'][0][0]
 
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        shape = (sum(self._widths(lengths)),)
-        return {
-            'decoder_input_tokens': (shape, np.int32),
-            'decoder_target_tokens': (shape, np.int32),
-            'decoder_loss_weights': (shape, np.float32),
-            'decoder_causal_attention': (shape, np.int32),
-            'decoder_segment_ids': (shape, np.int32),
-            'decoder_positions': (shape, np.int32),
-        }
+        return packing.decoder_spec(sum(self._widths(lengths)), 'causal_attention')
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return self.converter.cutter(lengths, vocabulary, seed)
