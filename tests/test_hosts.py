@@ -158,14 +158,16 @@ def numbers(
 def assert_same(found: Path, expected: Path, *, first: int, last: int, rtol: float) -> None:
     """All values of the steps from `first` to `last`, names included.
 
-    After a resume without those of data/: its counts begin with the process.
+    After a resume without those of data/: its counts begin with the process. The norm of a gradient
+    is no loss: it adds all parameters' squares in another order, and may be 10 times as far off.
     """
     kinds = ('train/', 'eval/', 'data/') if first == 1 else ('train/', 'eval/')
     within = lambda values: {k: v for k, v in values.items() if first <= k[0] <= last}
     found, expected = within(numbers(found, kinds)), within(numbers(expected, kinds))
     assert found.keys() == expected.keys() and len(found) > 20
     for at, value in expected.items():
-        assert found[at] == pytest.approx(value, rel=rtol, abs=1e-7), at
+        wide = 10 if at[1].endswith('grad_norm') else 1
+        assert found[at] == pytest.approx(value, rel=wide * rtol, abs=1e-7), at
 
 
 class Story(NamedTuple):
