@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
+import functools
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,8 @@ def train(
             if now == first + 1:
                 hosts.stage(hosts.FIRST_STEP)
             state, means = run.train_step(state, batches)
+            for rows in run.loaders.values():
+                rows.prefetch()
             window.push(means)  # fetches the step before this one, while this one runs
             values, ended = {}, now == experiment.steps
             if now == first + 1:
@@ -103,7 +106,7 @@ def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb
     hosts.stage('compiles and opens the data')
     held = held_rows(experiment, mesh)
     with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles
-        opening = pool.submit(open_streams, experiment, held)
+        opening = pool.submit(open_streams, experiment, mesh, held)
         train_step = compile_step(experiment, mesh)
         loaders = opening.result()
     writer = metrics.Writer(folder, wandb=wandb) if hosts.is_first() else metrics.Silent()
@@ -123,12 +126,7 @@ def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb
 def next_batches(run: Run) -> dict:
     """The next batch of every stream, on the mesh."""
     with run.window.timing('data'):
-        batches = {name: next(rows) for name, rows in run.loaders.items()}
-    run.window.count(batches)
-    put = lambda name, batch: sharding.put_batch(
-        batch, run.mesh, run.experiment.rules, run.held[name]
-    )
-    return {name: put(name, batch) for name, batch in batches.items()}
+        return {name: next(rows) for name, rows in run.loaders.items()}
 
 
 def held_rows(experiment: Experiment, mesh) -> dict[str, sharding.Held]:
@@ -139,8 +137,9 @@ def held_rows(experiment: Experiment, mesh) -> dict[str, sharding.Held]:
     }
 
 
-def open_streams(experiment: Experiment, held) -> dict[str, loader.Loader]:
-    """This host's training data, a Loader for each stream."""
+def open_streams(experiment: Experiment, mesh, held) -> dict[str, loader.Loader]:
+    """This host's training data, a Loader for each stream; its batches are on the mesh."""
+    place = functools.partial(sharding.put_batch, mesh=mesh, rules=experiment.rules)
     return {
         name: loader.open_stream(
             stream,
@@ -151,6 +150,7 @@ def open_streams(experiment: Experiment, held) -> dict[str, loader.Loader]:
             hosts=(jax.process_index(), jax.process_count()),
             own=held[name].shards,
             vocab=experiment.model.vocab,
+            place=functools.partial(place, own=held[name]),
         )
         for name, stream in experiment.streams.items()
     }

@@ -1,4 +1,4 @@
-"""Sums between two log lines: means, tokens, times, and where the data came from."""
+"""Sums between two log lines: means, times, and what the loaders counted."""
 # SPDX-License-Identifier: Apache-2.0
 
 import collections
@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 
 import jax
-import numpy as np
 
 from t5x_lite import hosts, metrics
 from t5x_lite.errors import RunError
@@ -18,17 +17,16 @@ MOST_HOSTS = 16  # whose data wait is a metric each
 
 
 class Window:
-    """Sums of means, tokens and times since the last log line; a mean is divided when closed."""
+    """Sums of means and times since the last log line; a mean is divided when closed."""
 
     def __init__(self, means: Mapping[str, Mean] = ()):
         self.means = dict(means)
         self._pending = None
-        self._examples = {}  # of each stream's tasks, at the last log line
+        self._counts = {}  # of each stream's loader, at the last log line
         self._clear_clocks()
 
     def _clear_clocks(self) -> None:
-        self._seconds, self._unscored = collections.Counter(), collections.Counter()
-        self._tokens, self._places = collections.Counter(), collections.Counter()
+        self._seconds = collections.Counter()
         self._steps = 0
         self._began = time.monotonic()
 
@@ -38,16 +36,6 @@ class Window:
         began = time.monotonic()
         yield
         self._seconds[what] += time.monotonic() - began
-
-    def count(self, batches) -> None:
-        """Counts tokens, and rows in which nothing is scored."""
-        for stream, batch in batches.items():
-            for name, array in batch.items():
-                if name.endswith('_segment_ids'):
-                    self._tokens[stream] += int(np.count_nonzero(array))
-                    self._places[stream] += array.size
-                elif name.endswith('_loss_weights') and array.ndim == 2:
-                    self._unscored[stream] += len(array) - int(np.count_nonzero(array.any(1)))
 
     def push(self, means) -> None:
         """Takes a step's means, still being computed, and fetches those of the step before."""
@@ -75,11 +63,9 @@ class Window:
         self.means = metrics.add(self.means, means)
 
     def begin(self, counts: Mapping[str, Mapping[str, int]], share: float = 1.0) -> None:
-        """Before the first step: shares of tasks are of what is drawn from here on. As `close`."""
-        own = {f'counts/{name}': own for name, own in counts.items()}
-        parts = hosts.gather('window/begin', {**own, 'share': share})
-        for name in counts:
-            self._drawn(name, _total(parts, f'counts/{name}'))
+        """Before the first step: what loaders count is told from here on. As `close`."""
+        parts = hosts.gather('window/begin', {'counts': counts, 'share': share})
+        self._counts = {name: _total(parts, name) for name in counts}
 
     def close(
         self, now: int, counts: Mapping[str, Mapping[str, int]], share: float = 1.0
@@ -92,48 +78,50 @@ class Window:
         self.flush()
         wall = time.monotonic() - self._began - self._seconds['eval'] - self._seconds['save']
         host = wall - self._seconds['data'] - self._seconds['device']
-        kinds = dict(tokens=self._tokens, places=self._places, unscored=self._unscored)
-        own = {**kinds, **{f'counts/{name}': own for name, own in counts.items()}}
-        own |= dict(share=share, wait=self._seconds['data'] / wall)
+        own = dict(counts=counts, share=share, wait=self._seconds['data'] / wall)
         parts = hosts.gather(f'window/{now}', own)
-        tokens, places, unscored = (_total(parts, kind) for kind in kinds)
+        new = {name: self._new(name, _total(parts, name)) for name in counts}
+        tokens = sum(own.get('tokens', 0) for own in new.values())
         values = {f'train/{name}': float(mean.value) for name, mean in self.means.items()}
         values |= {
-            'perf/tokens_per_second': sum(tokens.values()) / wall,
+            'perf/tokens_per_second': tokens / wall,
             'perf/steps_per_second': self._steps / wall,
             'perf/host_ms': 1e3 * host / self._steps,
         }
         values |= _waits([part['wait'] for part in parts])
-        values |= {f'data/{name}/unscored_rows': float(n) for name, n in unscored.items()}
-        for name, count in tokens.items():
-            values[f'data/{name}/filled'] = count / places[name]
-            values[f'data/{name}/token_share'] = count / sum(tokens.values())
-        for name in counts:
-            values |= self._drawn(name, _total(parts, f'counts/{name}'))
+        for name, own in new.items():
+            told = {'dropped': self._counts[name].get('dropped', 0), **_shares(own, tokens)}
+            values |= {f'data/{name}/{what}': float(value) for what, value in told.items()}
         self.means = {}
         self._clear_clocks()
         return values
 
-    def _drawn(self, stream: str, counts: Mapping[str, float]) -> dict[str, float]:
-        """What a loader counted: documents dropped so far, and the share of each task's examples.
-
-        Shares are of the examples drawn since the last log line.
-        """
-        examples = {name: n for name, n in counts.items() if name.startswith('examples/')}
-        before = self._examples.get(stream, {})
-        new = {name: n - before.get(name, 0) for name, n in examples.items()}
-        self._examples[stream] = examples
-        total = max(1, sum(new.values()))
-        shares = {name.replace('examples/', 'rate/'): n / total for name, n in new.items()}
-        values = {'dropped': float(counts.get('dropped', 0)), **shares}
-        return {f'data/{stream}/{name}': value for name, value in values.items()}
+    def _new(self, stream: str, counts: Mapping[str, float]) -> dict[str, float]:
+        """What a loader counted since the last log line."""
+        before = self._counts.get(stream, {})
+        self._counts[stream] = counts
+        return {name: count - before.get(name, 0) for name, count in counts.items()}
 
 
-def _total(parts, kind: str) -> dict[str, float]:
-    """The counts of all hosts; where several read the same data, as if each were read once."""
+def _shares(new: Mapping[str, float], tokens: float) -> dict[str, float]:
+    """A stream's part of the tokens, how full its rows are, and the share of each task's examples.
+
+    With the number of rows in which nothing is scored.
+    """
+    values = {name: new[name] for name in ('unscored_rows',) if name in new}
+    if 'places' in new:
+        values['filled'] = new['tokens'] / max(1, new['places'])
+        values['token_share'] = new['tokens'] / max(1, tokens)
+    examples = {name: n for name, n in new.items() if name.startswith('examples/')}
+    total = max(1, sum(examples.values()))
+    return values | {name.replace('examples/', 'rate/'): n / total for name, n in examples.items()}
+
+
+def _total(parts, stream: str) -> dict[str, float]:
+    """A loader's counts on all hosts; what several of them read, as if it were read once."""
     total = collections.Counter()
     for part in parts:
-        total.update(part[kind])
+        total.update(part['counts'][stream])
     share = sum(part['share'] for part in parts)
     return {name: count / share for name, count in total.items()}
 

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import collections
+import contextlib
 import queue
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,17 +114,19 @@ class Loader:
     """This host's rows of every batch of a stream, made ahead in a thread.
 
     `state()` is the position after the batches handed out so far, `restore()` goes on from it.
-    Iterate or call `next`; `close()` ends the thread.
+    `place`, if given, takes each batch to where it is used, in that thread. Iterate or call `next`;
+    `close()` ends the thread.
     """
 
-    def __init__(self, shards: Mapping[int, ShardBatches]):
+    def __init__(self, shards: Mapping[int, ShardBatches], place: Callable[..., Any] | None = None):
         self._shards = shards
+        self._place = place or (lambda batch: batch)
         self._queue = queue.Queue(AHEAD)
         self._stop = threading.Event()
-        self._thread = None
+        self._thread = self._held = None
         self._snapshot, self._since = {}, 0
         self._skip = 0
-        self.counts = collections.Counter()  # of all shards, up to the batch handed out last
+        self.counts = collections.Counter()  # up to the batch handed out last
 
     def restore(self, state: Mapping) -> None:
         """Before the first batch: go on where `state()` was taken, on any number of hosts."""
@@ -150,7 +153,7 @@ class Loader:
         if self._thread is None:
             self._thread = threading.Thread(target=self._produce, daemon=True)
             self._thread.start()
-        item = self._queue.get()
+        item, self._held = self._held or self._queue.get(), None
         if isinstance(item, _End):
             self._queue.put(item)
             raise item.error or StopIteration
@@ -160,13 +163,22 @@ class Loader:
             self._snapshot, self._since = snapshot, 0
         return batch
 
+    def prefetch(self) -> None:
+        """Takes the next batch out of the queue, if it is there: the thread makes another one now.
+
+        To be called while the device works: both threads need Python's lock.
+        """
+        if self._held is None:
+            with contextlib.suppress(queue.Empty):
+                self._held = self._queue.get_nowait()
+
     def close(self) -> None:
         self._stop.set()
         if self._thread:
             self._thread.join()
 
     def _produce(self) -> None:
-        error, count = None, 0
+        error, count, seen = None, 0, collections.Counter()
         try:
             for batch in self._batches():
                 count += 1
@@ -174,7 +186,10 @@ class Loader:
                 if count > self._skip and count % SNAPSHOT_EVERY == 0:
                     snapshot = {index: shard.state() for index, shard in self._shards.items()}
                 if count > self._skip:
-                    self._put((batch, snapshot, self._counted()))
+                    seen.update(tally(batch))
+                    counts = self._counted()
+                    counts.update(seen)
+                    self._put((self._place(batch), snapshot, counts))
                 if self._stop.is_set():
                     return
         except Exception as raised:  # handed to the thread that asks for batches
@@ -206,6 +221,18 @@ class Loader:
             yield {name: np.concatenate([part[name] for part in parts]) for name in found}
 
 
+def tally(batch: Mapping[str, np.ndarray]) -> collections.Counter:
+    """Tokens, places for them (padding included), and rows in which nothing is scored."""
+    counts = collections.Counter()
+    for name, array in batch.items():
+        if name.endswith('_segment_ids'):
+            counts['tokens'] += int(np.count_nonzero(array))
+            counts['places'] += array.size
+        elif name.endswith('_loss_weights') and array.ndim == 2:
+            counts['unscored_rows'] += len(array) - int(np.count_nonzero(array.any(1)))
+    return counts
+
+
 def open_stream(
     stream,
     name: str,
@@ -218,11 +245,12 @@ def open_stream(
     hosts: tuple[int, int] = (0, 1),
     own: Sequence[int] | None = None,
     vocab: int | None = None,
+    place: Callable[..., Any] | None = None,
 ) -> Loader:
     """A Loader for this host (index, count): shuffled and endless for training, else one pass.
 
     `own` are the data shards that this host reads, if not its equal part of them. `vocab` is how
-    many ids the model knows, if that is to be checked.
+    many ids the model knows, if that is to be checked. `place` is the Loader's.
 
     Raises:
       ConfigError: no such mixture, split, feature or data; a vocabulary that the objective cannot
@@ -251,7 +279,7 @@ def open_stream(
         one = next(iter(sources.values()))
         examples = one if len(sources) == 1 else Mixed(sources, rates, (*seed, TASKS))
         shards[shard] = ShardBatches(examples, converter, lengths, vocabulary, rows=rows, seed=seed)
-    return Loader(shards)
+    return Loader(shards, place)
 
 
 def _own_shards(data_shards: int, host: int, hosts: int) -> range:
