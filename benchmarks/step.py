@@ -77,18 +77,22 @@ def make_experiment(options) -> Experiment:
 
 
 def random_batch(stream: Stream, vocab: int) -> dict[str, np.ndarray]:
-    """Rows of random tokens without padding; 15 % are scored in an encoder, all in a decoder."""
+    """Random tokens without padding; an encoder predicts as many as it may, a decoder all."""
     random, batch = np.random.default_rng(0), {}
     for name, (shape, dtype) in stream.spec().items():
-        side, _, kind = name.partition('_')
+        kind = name.partition('_')[2]
         if kind in ('input_tokens', 'target_tokens'):
             values = random.integers(1, vocab, shape)
-        elif kind == 'segment_ids':
+        elif kind in ('segment_ids', 'loss_weights'):
             values = np.ones(shape)
         elif kind == 'positions':
             values = np.broadcast_to(np.arange(shape[1]), shape)
-        elif kind == 'loss_weights':
-            values = random.random(shape) < (0.15 if side == 'encoder' else 1.0)
+        elif kind == 'predicted_positions':  # any but the first
+            others = np.arange(1, batch['encoder_input_tokens'].shape[1])
+            values = random.permuted(np.tile(others, (shape[0], 1)), axis=1)[:, : shape[1]]
+            weights = np.zeros_like(batch['encoder_loss_weights'])
+            np.put_along_axis(weights, values, 1, axis=1)
+            batch['encoder_loss_weights'] = weights
         else:
             raise ConfigError(f'benchmarks.step: {name} is no array it can fill')
         batch[name] = values.astype(dtype)

@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+import sys
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 
 from t5x_lite import frozen, sharding_table, step
 from t5x_lite.experiment import Experiment, Stream
+from t5x_lite.objectives import vocabulary_loss
+from t5x_lite.objectives.losses import TokenLoss
 from t5x_lite.objectives.similarity import WHOLE
 
 ROWS = 2039  # a prime: an array whose size it divides has the batch as a dimension
@@ -39,7 +42,10 @@ class Memory(NamedTuple):
 
 
 def estimate(experiment: Experiment, mesh) -> Memory:
-    """The parts on a mesh (`sharding_table.abstract_mesh`), from shapes and the remat policy."""
+    """The parts on a mesh (`sharding_table.abstract_mesh`), from shapes and the remat policy.
+
+    Token losses hold as many scores at once as on accelerators.
+    """
     rows = list(sharding_table.rows(experiment, mesh))
     of_optimizer = lambda row: row.path.startswith(('opt_state', 'step'))
     params = [row for row in rows if not of_optimizer(row)]
@@ -99,7 +105,8 @@ def _kept(experiment: Experiment, name: str, stream: Stream, mesh) -> _Kept:
             size *= min(rows, WHOLE) / ROWS
         stacked = len(leaf.shape) > 2 and leaf.shape[0] % ROWS
         if not stacked and {config.rows, config.vocab} & {*leaf.shape}:
-            logits = max(logits, leaf.size * rows_here / ROWS / split['vocab'])
+            scores = leaf.size * rows_here / ROWS / split['vocab']
+            logits = max(logits, scores / math.ceil(scores / vocabulary_loss.LIMIT))
             continue
         if config.mlp in leaf.shape:
             size /= split['mlp']
@@ -115,6 +122,7 @@ def _residuals(experiment: Experiment, name: str, stream: Stream) -> list:
     """Shapes of what differentiating a stream's loss keeps, with ROWS rows."""
     model_of = step.model_of(experiment)
     trained, fixed = frozen.split(step.abstract_params(experiment), experiment.teachers)
+    experiment = _at_once(experiment, name, stream)
     weights = step.loss_weights(experiment, 0)
     batch = {
         array: jax.ShapeDtypeStruct((ROWS, *shape[1:]), dtype)
@@ -130,6 +138,20 @@ def _residuals(experiment: Experiment, name: str, stream: Stream) -> list:
         return jax.vjp(loss, trained)[1]
 
     return jax.tree.leaves(jax.eval_shape(backward, trained, fixed, batch))
+
+
+def _at_once(experiment: Experiment, name: str, stream: Stream) -> Experiment:
+    """The experiment with token losses that make all scores of that stream at once."""
+    whole = lambda loss: (
+        dataclasses.replace(loss, limit=sys.maxsize) if isinstance(loss, TokenLoss) else loss
+    )
+    terms = {
+        key: dataclasses.replace(term, loss=whole(term.loss))
+        for key, term in stream.objective.terms.items()
+    }
+    objective = dataclasses.replace(stream.objective, terms=terms)
+    streams = {**experiment.streams, name: dataclasses.replace(stream, objective=objective)}
+    return dataclasses.replace(experiment, streams=streams)
 
 
 def _gathered(experiment: Experiment, params, mesh) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_lite.errors import ConfigError, nearest
 
@@ -179,6 +179,22 @@ def constrain(x, *axes):
         return x
     mesh, rules = _active.get()
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(axes, rules)))
+
+
+def platform() -> str:
+    """Of the devices inside `active` (`cpu`, `gpu`, `tpu`), or of those that jax would use."""
+    if _active.get() is None or isinstance(_active.get()[0], AbstractMesh):
+        return jax.default_backend()
+    return _active.get()[0].devices.flat[0].platform
+
+
+def parts(axis: str) -> int:
+    """Over how many devices a logical axis is split inside `active`; 1 outside."""
+    if _active.get() is None:
+        return 1
+    mesh, rules = _active.get()
+    names = rules.get(axis) or ()
+    return math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names))
 
 
 def batch_sharding(mesh: Mesh, rules: Mapping = RULES) -> NamedSharding:

@@ -24,6 +24,9 @@ from t5x_lite.optim import AdamW
 from t5x_lite.sharding import MeshShape
 
 CLIP = dict(separate=True, temperature=0.07, learn_temperature=True, directions='mean')
+# Cosines are divided by temperatures of 0.05 and less: scores of 20 are rounded by 20 * eps. The
+# dual encoder's is 0.01.
+ROUNDING = 20 * float(np.finfo(np.float32).eps)
 TRIPLET = {'anchor': 8, 'positive': 8, 'negative': 8}
 PAIR = {'inputs': 6, 'targets': 9}
 OBJECTIVES = {
@@ -117,7 +120,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(name, parts):
     expected_total, expected = by_hand(several, batches, params)
     assert total == pytest.approx(expected_total, abs=1e-6)
     scale = max(np.abs(x).max() for x in jax.tree.leaves(expected))
-    close(grads, expected, atol=1e-6 * max(1.0, scale))
+    close(grads, expected, atol=ROUNDING * max(1.0, scale))
     if name == 'clip':
         temperature = grads['heads']['dual_encoder']['temperature']
         assert abs(temperature) > 1e-4
@@ -133,7 +136,8 @@ def test_without_dropout_microbatches_change_no_number(name):
     assert second[1][f'{name}/loss'].count == 15
     scale = max(np.abs(x).max() for x in jax.tree.leaves(first[2]))
     close(first[:2], second[:2], atol=1e-6, rtol=1e-6)
-    close(first[2], second[2], atol=1e-6 * max(1.0, scale))
+    rounding = 5 * ROUNDING if name == 'dual' else ROUNDING
+    close(first[2], second[2], atol=rounding * max(1.0, scale))
 
 
 def test_a_mean_over_microbatches_would_be_wrong_here():

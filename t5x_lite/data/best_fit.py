@@ -14,6 +14,11 @@ AT_ONCE = 64  # examples that the inner converter makes in one call
 ROWS = 0  # tells the random numbers of examples from those of the inner cutter
 
 
+def without_places(spec: Mapping) -> dict:
+    """A spec without the places that are scored: in a row of several examples all places are."""
+    return {name: x for name, x in spec.items() if not name.endswith('_predicted_positions')}
+
+
 def sides(spec: Mapping) -> dict[str, str]:
     """The side of each array of a batch, by its name: encoder or decoder (token types: encoder)."""
     return {n: 'encoder' if n == 'token_type_ids' else n.split('_')[0] for n in spec}
@@ -61,7 +66,7 @@ class BestFit:
         self._converter, self._lengths, self._vocabulary = converter, lengths, vocabulary
         self._seed, self._buffer = tuple(seed), buffer
         self._inner = converter.cutter(lengths, vocabulary, self._seed)
-        spec = converter.spec(lengths)
+        spec = without_places(converter.spec(lengths))
         self._sides = sides(spec)
         self._room = {s: spec[f'{s}_segment_ids'][0][0] for s in sorted({*self._sides.values()})}
         self._made, self._ended = 0, False
@@ -99,7 +104,7 @@ class BestFit:
         rows, self._made = self._inner.take(count), self._made + count
         batch = self._converter.batch(rows, self._lengths, self._vocabulary, numbers)
         used = {side: batch[f'{side}_segment_ids'] > 0 for side in self._room}
-        for name, array in batch.items():
+        for name, array in without_places(batch).items():
             if name.endswith('_segment_ids') and array.max() > 1:
                 raise ConfigError(
                     'packed: rows of its objective hold several segments already; leave packed() '

@@ -39,6 +39,16 @@ def prediction_counts(lengths, rate: float, most: int | None = None, uniforms=No
     return counts if most is None else np.minimum(counts, most)
 
 
+def chosen_places(chosen_BxL: np.ndarray, most: int) -> np.ndarray:
+    """Where each row has chosen tokens, in order, int32 [B, most]; 0 for those it has not."""
+    rows, places = np.nonzero(chosen_BxL)
+    counts_B = np.bincount(rows, minlength=len(chosen_BxL))
+    first_B = np.cumsum(counts_B) - counts_B
+    out_BxP = np.zeros((len(chosen_BxL), most), np.int32)
+    out_BxP[rows, np.arange(len(rows)) - first_B[rows]] = places
+    return out_BxP
+
+
 def replace_chosen(
     tokens_BxL: np.ndarray,
     chosen_BxL: np.ndarray,

@@ -1,6 +1,7 @@
 """Losses of tokens and of classes: cross-entropy with z-loss and smoothing, normalised."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.metrics import Mean
+from t5x_lite.objectives import vocabulary_loss
 from t5x_lite.objectives.similarity import pool_cls
 
 NORMALISATIONS = ('tokens', 'examples', 'constant', 'none')
@@ -46,23 +48,21 @@ def cross_entropy(
     return loss_BxL, nll_BxL, picked_BxL >= logits.max(-1)
 
 
-def normalised(
-    loss_BxL, weights_BxL, normalise: str, constant: float = 1.0, segments_BxL=None
-) -> Mean:
-    """The weighted loss as a Mean: per `tokens` (default), per `examples`, `constant` or `none`.
+def token_counts(weights_BxL, normalise: str, constant: float = 1.0, segments_BxL=None):
+    """What each token's loss counts in the sum, [B, L], and what the sum is divided by.
 
-    An example is a row, or if `segments_BxL` are given each of a row's segments.
+    Per `tokens` (default), per `examples`, `constant` or `none`. An example is a row, or if
+    `segments_BxL` are given each of a row's segments.
     """
-    total = (loss_BxL * weights_BxL).sum()
     if normalise == 'tokens':
-        return Mean(total, weights_BxL.sum())
+        return weights_BxL, weights_BxL.sum()
     if normalise == 'examples':
-        sums_BxS, counts_BxS = (
-            _by_segment(x, segments_BxL) for x in (loss_BxL * weights_BxL, weights_BxL)
+        sums_BxS = _by_segment(weights_BxL, segments_BxL)
+        own_BxL = (
+            sums_BxS if segments_BxL is None else jnp.take_along_axis(sums_BxS, segments_BxL, 1)
         )
-        means_BxS = sums_BxS / jnp.maximum(counts_BxS, 1.0)
-        return Mean(means_BxS.sum(), (counts_BxS > 0).astype(jnp.float32).sum())
-    return Mean(total, jnp.float32(constant if normalise == 'constant' else 1.0))
+        return weights_BxL / jnp.maximum(own_BxL, 1.0), (sums_BxS > 0).astype(jnp.float32).sum()
+    return weights_BxL, jnp.float32(constant if normalise == 'constant' else 1.0)
 
 
 def _by_segment(x_BxL, segments_BxL=None):
@@ -77,8 +77,11 @@ def _by_segment(x_BxL, segments_BxL=None):
 class TokenLoss:
     """Cross-entropy at every position of one side, weighted by the batch's own loss weights.
 
-    Reads `{side}_hidden`, `{side}_target_tokens`, `{side}_loss_weights`, `{side}_segment_ids`.
-    Reports `loss`, and the plain `nll` (nats) and `accuracy` per scored token.
+    Reads `{side}_hidden`, `{side}_target_tokens`, `{side}_loss_weights`, `{side}_segment_ids`. If
+    the batch has `{side}_predicted_positions` [B, P], only those are scored: all that have a
+    weight, and 0, which has none, for those left over. Reports `loss`, and the plain `nll` (nats)
+    and `accuracy` per scored token. Tokens are scored in chunks if a device had
+    to hold more than `limit` scores (None: what suits it).
     """
 
     side: str = 'decoder'
@@ -87,8 +90,14 @@ class TokenLoss:
     smoothing: str = 't5x'
     normalise: str = 'tokens'
     constant: float = 1.0
+    limit: int | None = None
 
     def __post_init__(self):
+        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
+            raise ConfigError(
+                f'TokenLoss: limit={self.limit!r} must be an integer of 1 or more, or None for '
+                'what suits the device'
+            )
         for field, known in (
             ('side', ('encoder', 'decoder')),
             ('smoothing', ('t5x', 'uniform')),
@@ -105,28 +114,35 @@ class TokenLoss:
             )
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
-        hidden_BxLxD = outputs[f'{self.side}_hidden']
-        logits_BxLxV = head(hidden_BxLxD, model) if head else model.logits(hidden_BxLxD)
-        targets_BxL = batch[f'{self.side}_target_tokens']
-        weights_BxL = batch[f'{self.side}_loss_weights']
-        loss_BxL, nll_BxL, right_BxL = cross_entropy(
-            logits_BxLxV,
-            targets_BxL,
+        hidden_BxLxD, weights_BxL = (
+            outputs[f'{self.side}_hidden'],
+            batch[f'{self.side}_loss_weights'],
+        )
+        segments_BxL = batch[f'{self.side}_segment_ids']
+        learned_BxL, divisor = token_counts(
+            weights_BxL, self.normalise, self.constant, segments_BxL
+        )
+        scored = (
+            hidden_BxLxD,
+            batch[f'{self.side}_target_tokens'],
+            jnp.stack([learned_BxL, weights_BxL], axis=-1),
+        )
+        places_BxP = batch.get(f'{self.side}_predicted_positions')
+        if places_BxP is not None:
+            scored = (jax.vmap(lambda x, places: x[places])(x, places_BxP) for x in scored)
+        score = (lambda x: head(x, model)) if head else model.logits
+        losses = functools.partial(
+            cross_entropy,
             z_loss=self.z_loss,
             label_smoothing=self.label_smoothing,
             smoothing=self.smoothing,
         )
+        loss, nll, right = vocabulary_loss.sums(score, losses, *scored, self.limit)
         count = weights_BxL.sum()
         return {
-            'loss': normalised(
-                loss_BxL,
-                weights_BxL,
-                self.normalise,
-                self.constant,
-                batch[f'{self.side}_segment_ids'],
-            ),
-            'nll': Mean((nll_BxL * weights_BxL).sum(), count),
-            'accuracy': Mean((right_BxL * weights_BxL).sum(), count),
+            'loss': Mean(loss, divisor),
+            'nll': Mean(nll, count),
+            'accuracy': Mean(right, count),
         }
 
 

@@ -73,7 +73,14 @@ class MaskedLM:
             'encoder_loss_weights': (shape, np.float32),
             'encoder_segment_ids': (shape, np.int32),
             'encoder_positions': (shape, np.int32),
+            'encoder_predicted_positions': ((self.most(lengths['targets']),), np.int32),
         }
+
+    def most(self, length: int) -> int:
+        """How many tokens of a row of that length are predicted at most, P; 1 if none ever is."""
+        draw = np.nextafter(1.0, 0.0) if self.random_count else None
+        counts = noise.prediction_counts(length, self.rate, self.max_predictions, draw)
+        return max(1, min(length - 2, int(counts)))  # never [CLS], [SEP]
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         length = lengths['targets'] - 2
@@ -109,6 +116,9 @@ class MaskedLM:
             'encoder_loss_weights': chosen_BxL.astype(np.float32),
             'encoder_segment_ids': rows.segments,
             'encoder_positions': rows.positions,
+            'encoder_predicted_positions': noise.chosen_places(
+                chosen_BxL, self.most(rows.tokens.shape[1])
+            ),
         }
 
     def _corrupt(self, rows, marks, vocabulary, uniforms) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ class Packed:
 
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
         self.converter.check(lengths, vocabulary)
-        spec = self.converter.spec(lengths)
+        spec = self.spec(lengths)
         for name, side in best_fit.sides(spec).items():
             if spec[name][0] != spec.get(f'{side}_segment_ids', [None])[0]:
                 raise ConfigError(
@@ -47,7 +47,7 @@ class Packed:
                 )
 
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        return self.converter.spec(lengths)
+        return best_fit.without_places(self.converter.spec(lengths))
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> best_fit.BestFit:
         return best_fit.BestFit(self.converter, lengths, vocabulary, seed, self.buffer)
@@ -67,8 +67,14 @@ def packed(*, objective: Objective, buffer: int = 1024) -> Objective:
     cuts them (Ding et al. 2024, Fewer Truncations Improve Language Modeling).
 
     Raises:
-      ConfigError: a loss or an array that is one for a row, such as a sentence vector or a label.
+      ConfigError: a loss or an array that is one for a row, such as a sentence vector or a label;
+        an objective with parts (ELECTRA's generator), which are made for rows of one example.
     """
+    if objective.parts:
+        raise ConfigError(
+            f'packed: {", ".join(objective.parts)} reads rows of one example; train this objective '
+            'without packed()'
+        )
     for name, term in objective.terms.items():
         if term.batchwide:
             raise ConfigError(

@@ -59,8 +59,7 @@ class ReplacedTokens:
             check_ids('electra', vocabulary, 'cls', 'sep', 'mask')
 
     def spec(self, lengths: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], Any]]:
-        places = ((self.most(lengths),), np.int32)
-        return self._masked(lengths).spec(lengths) | {'encoder_predicted_positions': places}
+        return self._masked(lengths).spec(lengths)
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return self._masked(lengths).cutter(lengths, vocabulary, seed)
@@ -69,19 +68,7 @@ class ReplacedTokens:
         return self._masked(lengths).draws(lengths)
 
     def batch(self, rows: packing.Rows, lengths, vocabulary, uniforms) -> dict[str, np.ndarray]:
-        out = self._masked(lengths).batch(rows, lengths, vocabulary, uniforms)
-        places_BxP = chosen_places(out['encoder_loss_weights'] > 0, self.most(lengths))
-        return out | {'encoder_predicted_positions': places_BxP}
-
-
-def chosen_places(chosen_BxL: np.ndarray, most: int) -> np.ndarray:
-    """Where each row has chosen tokens, in order, int32 [B, most]; 0 for those it has not."""
-    rows, places = np.nonzero(chosen_BxL)
-    counts_B = np.bincount(rows, minlength=len(chosen_BxL))
-    first_B = np.cumsum(counts_B) - counts_B
-    out_BxP = np.zeros((len(chosen_BxL), most), np.int32)
-    out_BxP[rows, np.arange(len(rows)) - first_B[rows]] = places
-    return out_BxP
+        return self._masked(lengths).batch(rows, lengths, vocabulary, uniforms)
 
 
 @needs('encoder')

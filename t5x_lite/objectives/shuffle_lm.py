@@ -100,7 +100,11 @@ class PermutedTokens:
         shape = (lengths['targets'],)
         names = ('input_tokens', 'target_tokens', 'segment_ids', 'positions')
         spec = {f'encoder_{name}': (shape, np.int32) for name in names}
-        return spec | {'encoder_loss_weights': (shape, np.float32)}
+        places = ((max(1, self._most(lengths)),), np.int32)
+        return spec | {
+            'encoder_loss_weights': (shape, np.float32),
+            'encoder_predicted_positions': places,
+        }
 
     def cutter(self, lengths: Mapping[str, int], vocabulary, seed=()) -> packing.Cutter:
         return packing.Chunks(lengths['targets'] - 2)
@@ -125,6 +129,7 @@ class PermutedTokens:
             'encoder_loss_weights': chosen_BxL.astype(np.float32),
             'encoder_segment_ids': rows.segments,
             'encoder_positions': rows.positions,
+            'encoder_predicted_positions': noise.chosen_places(chosen_BxL, max(1, most)),
         }
 
     def _chosen(self, text_BxL, counts_B, for_lengths, for_places) -> np.ndarray:

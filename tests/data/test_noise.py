@@ -135,3 +135,8 @@ def test_a_rows_numbers_are_the_same_in_any_batching():
     assert uniforms((0, 4, 2), 5, 3, 0).shape == (3, 0)
     assert not np.array_equal(uniforms((0, 4, 3), 0, 10, 7), whole)
     assert len(np.unique(whole)) == whole.size
+
+
+def test_chosen_places_of_rows_with_none_and_with_all():
+    chosen = np.array([[0, 0, 0], [1, 1, 1], [0, 1, 0]], bool)
+    assert noise.chosen_places(chosen, 3).tolist() == [[0, 0, 0], [0, 1, 2], [1, 0, 0]]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from t5x_lite.errors import ConfigError
+from t5x_lite.metrics import Mean
 from t5x_lite.objectives.losses import (
     TokenLoss,
     cross_entropy,
-    normalised,
+    token_counts,
 )
 
 RNG = np.random.default_rng(0)
@@ -60,15 +61,20 @@ def test_label_smoothing_has_both_conventions():
 def test_normalisations():
     loss = jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     weights = jnp.asarray([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    assert normalised(loss, weights, 'tokens').value == pytest.approx(7 / 3)
-    assert normalised(loss, weights, 'examples').value == pytest.approx((1.5 + 4) / 2)
+
+    def value(weights, *how):
+        counts, divisor = token_counts(weights, *how)
+        return Mean((loss * counts).sum(), divisor).value
+
+    assert value(weights, 'tokens') == pytest.approx(7 / 3)
+    assert value(weights, 'examples') == pytest.approx((1.5 + 4) / 2)
     segments = jnp.array([[1, 2, 0], [1, 1, 2]])
-    packed = normalised(loss, weights, 'examples', segments_BxL=segments)
-    assert packed.value == pytest.approx((1 + 2 + 4) / 3) and packed.count == 3
-    assert normalised(loss, weights, 'constant', 10.0).value == pytest.approx(0.7)
-    assert normalised(loss, weights, 'none').value == pytest.approx(7.0)
-    assert normalised(loss, 0 * weights, 'tokens').value == 0.0
-    assert normalised(loss, 0 * weights, 'examples').value == 0.0
+    assert value(weights, 'examples', 1.0, segments) == pytest.approx((1 + 2 + 4) / 3)
+    assert token_counts(weights, 'examples', 1.0, segments)[1] == 3
+    assert value(weights, 'constant', 10.0) == pytest.approx(0.7)
+    assert value(weights, 'none') == pytest.approx(7.0)
+    assert value(0 * weights, 'tokens') == 0.0
+    assert value(0 * weights, 'examples') == 0.0
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,7 @@ def test_normalisations():
     [
         (lambda: TokenLoss(side='decode'), ['side', 'decoder']),
         (lambda: TokenLoss(normalise='token'), ['normalise', 'tokens']),
+        (lambda: TokenLoss(limit=0), ['limit=0', '1 or more']),
         (lambda: TokenLoss(label_smoothing=1.0), ['label_smoothing=1.0', '[0, 1)']),
     ],
 )

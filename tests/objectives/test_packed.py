@@ -17,6 +17,7 @@ from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.objectives.mlm import mlm
 from t5x_lite.objectives.packed import packed
 from t5x_lite.objectives.prefix_lm import prefix_lm, prefix_seq2seq
+from t5x_lite.objectives.replaced_tokens import electra
 
 ONE, BOTH = {'targets': 64}, {'inputs': 64, 'targets': 48}
 OBJECTIVES = {
@@ -170,6 +171,8 @@ def test_what_is_one_for_a_row_is_refused():
     objective = packed(objective=dataclasses.replace(mlm(), converter=Labelled()))
     with pytest.raises(ConfigError, match=r'packed: labels of shape \(\) has no value for each'):
         objective.converter.check(ONE)
+    with pytest.raises(ConfigError, match='packed: generator reads rows of one example'):
+        packed(objective=electra())
     with pytest.raises(ConfigError, match='hold several segments already'):
         batches(packed(objective=causal_lm()), ONE)
     with pytest.raises(ConfigError, match='packed: buffer=1 must be'):

@@ -25,7 +25,6 @@ from t5x_lite.objectives.replaced_tokens import (
     DetectionLoss,
     GeneratorLoss,
     ReplacedTokens,
-    chosen_places,
     electra,
     paste,
     sample,
@@ -128,11 +127,6 @@ def test_rate_0_and_a_row_of_special_tokens_predict_nothing(vocabulary):
         assert out['encoder_loss_weights'].sum() == 0
         assert out['encoder_predicted_positions'].tolist() == [[0]]
         np.testing.assert_array_equal(out['encoder_input_tokens'], out['encoder_target_tokens'])
-
-
-def test_chosen_places_of_rows_with_none_and_with_all():
-    chosen = np.array([[0, 0, 0], [1, 1, 1], [0, 1, 0]], bool)
-    assert chosen_places(chosen, 3).tolist() == [[0, 0, 0], [0, 1, 2], [1, 0, 0]]
 
 
 # sampling, pasting, labels

@@ -122,6 +122,7 @@ def test_a_batch_of_exchanged_tokens(vocabulary):
                 [0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0],
                 [0, 1, 0, 0] + [0] * 12,  # one token, which can only stay
             ],
+            'encoder_predicted_positions': [[4, 9], [1, 0]],
             'encoder_segment_ids': [[1] * 16, [1] * 4 + [0] * 12],
             'encoder_positions': [list(range(16)), [0, 1, 2, 3] + [0] * 12],
         },
