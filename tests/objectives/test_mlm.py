@@ -3,11 +3,16 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
+from t5x_lite.model.config import ModelConfig
+from t5x_lite.model.transformer import build
+from t5x_lite.objectives.losses import TokenLoss
 from t5x_lite.objectives.mlm import MaskedLM, mlm
 
 LENGTHS = {'targets': 8}
@@ -45,6 +50,7 @@ def test_a_batch(vocabulary):
     np.testing.assert_array_equal(
         out['encoder_positions'], [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 0, 0, 0, 0]]
     )
+    np.testing.assert_array_equal(out['encoder_predicted_positions'], [[3, 6], [2, 0]])
 
 
 def test_batches_have_the_shapes_and_types_of_spec(vocabulary):
@@ -141,3 +147,19 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_equal_settings_are_equal_objectives():
     assert mlm() == mlm(rate=0.15) != mlm(rate=0.3)
+
+
+@pytest.mark.parametrize('normalise', ['tokens', 'examples'])
+def test_scoring_the_predicted_places_alone_changes_no_number(vocabulary, normalise):
+    lengths, rng = {'targets': 24}, np.random.default_rng(0)
+    documents = [rng.integers(6, 20, n) for n in (60, 9, 3)]
+    found = batch(MaskedLM(rate=0.3, random_count=True), vocabulary, documents, lengths=lengths)
+    model = build(ModelConfig(vocab=64, embed=8, heads=2, mlp=8, encoder_layers=1))
+    outputs = {'encoder_hidden': rng.normal(size=(*found['encoder_input_tokens'].shape, 8))}
+    outputs = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), outputs)
+    loss = TokenLoss(side='encoder', normalise=normalise)
+    alone = loss(model, None, outputs, found)
+    found.pop('encoder_predicted_positions')
+    for name, mean in loss(model, None, outputs, found).items():
+        assert alone[name].value == pytest.approx(float(mean.value), rel=1e-6)
+        assert alone[name].count == mean.count > 0
