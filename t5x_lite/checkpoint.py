@@ -63,7 +63,7 @@ class DataArgs(ocp.args.CheckpointArgs):
 class Checkpointer:
     """A run's checkpoints: `save` returns at once, `restore` takes the newest that can be read.
 
-    `keep`, `keep_every` and `best` of `plan` (experiment.Checkpoints) say which ones stay.
+    `plan` (experiment.Checkpoints) says which ones stay.
     """
 
     def __init__(self, folder: Path, plan):
@@ -250,7 +250,9 @@ def _preservation(plan):
     if plan.best:
         keep.append(
             policies.BestN(
-                get_metric_fn=_goodness(plan), n=1, keep_checkpoints_without_metrics=False
+                get_metric_fn=_goodness(plan),
+                n=plan.keep_best,
+                keep_checkpoints_without_metrics=False,
             )
         )
     return policies.AnyPreservationPolicy(keep)

@@ -56,7 +56,8 @@ class Stream:
 class Checkpoints:
     """When to save and what to keep: the latest `keep`, one every `keep_every` steps, the best.
 
-    `best` names a metric such as `eval/clm/loss`; the lowest is best unless `highest`.
+    `best` names a metric such as `eval/clm/loss`; the lowest is best unless `highest`, and
+    `keep_best` of them stay.
     """
 
     every: int = 1000
@@ -64,12 +65,18 @@ class Checkpoints:
     keep_every: int | None = None
     best: str | None = None
     highest: bool = False
+    keep_best: int = 1
 
     def __post_init__(self):
-        for name in ('every', 'keep', 'keep_every'):
+        for name in ('every', 'keep', 'keep_every', 'keep_best'):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f'Checkpoints: {name}={value} must be 1 or more')
+        if self.keep_best > 1 and self.best is None:
+            raise ConfigError(
+                f'Checkpoints: keep_best={self.keep_best} needs a metric; name one, such as '
+                "best='eval/clm/loss'"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

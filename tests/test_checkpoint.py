@@ -144,6 +144,7 @@ def test_nothing_is_renamed_or_deleted_where_no_checkpoint_can_be_read(tmp_path)
         (Checkpoints(keep=1, best='eval/loss'), [2, 7]),
         (Checkpoints(keep=1, best='eval/loss', highest=True), [4, 7]),
         (Checkpoints(keep=2, keep_every=5, best='eval/loss'), [2, 5, 6, 7]),
+        (Checkpoints(keep=1, best='eval/loss', keep_best=2), [2, 6, 7]),
     ],
 )
 def test_latest_every_n_and_best_checkpoints_are_kept(tmp_path, plan, kept):

@@ -60,6 +60,7 @@ DROPOUT = dict(dropout=0.1)
             ['never known at a save'],
         ),
         (lambda: Checkpoints(every=0), ['every=0']),
+        (lambda: Checkpoints(keep_best=3), ['keep_best=3', "best='eval"]),
         (lambda: Term(loss=TokenLoss(), weight=-1.0), ['weight=-1.0']),
         (
             lambda: Objective(converter=None, forward=None, terms={}),
