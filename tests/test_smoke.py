@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 PATTERNS = ('configs/runs/*.gin', 'configs/smoke/*.gin', 'experiments/**/*.py')
 CONFIGS = sorted(str(f.relative_to(PROJECT)) for p in PATTERNS for f in PROJECT.glob(p))
 TRAINED = [n for n in CONFIGS if n.endswith('.gin') or 'recipes' in n]  # not their equal twins
-TYPICAL = ('configs/runs/t5_1_1_large_c4.gin',)
+TYPICAL = ('configs/runs/gpt2_small_c4.gin',)
 
 
 @pytest.fixture(autouse=True)

@@ -61,7 +61,7 @@ def test_simcse_overfits_a_batch():
     'optimizer, mesh, devices',
     [
         (AdamW(learning_rate=1e-3, clip=1.0), MeshShape(data=2, fsdp=2, model=2), 8),
-        (Adafactor(), MeshShape(fsdp=4), 4),
+        pytest.param(Adafactor(), MeshShape(fsdp=4), 4, marks=pytest.mark.all),
     ],
 )
 def test_a_mesh_changes_no_loss(optimizer, mesh, devices):
