@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Iterator
 
-from t5x_lite import collectives, flops, memory, sharding_table, topology, verdict
+from t5x_lite import collectives, flops, memory, sharding, sharding_table, topology, verdict
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
 from t5x_lite.model.count import count
@@ -37,8 +37,7 @@ def lines(
     yield from sizes(experiment, step_flops)
     yield from rates(experiment)
     yield ''
-    shape = ', '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
-    yield f'{devices:,} devices: {shape}'
+    yield f'{devices:,} devices: {sharding.shown(mesh.shape)}'
     yield from parts(found)
     yield f'checkpoint: {memory.state_bytes(experiment, mesh):,} bytes on disk'
     if target is not None:
@@ -80,7 +79,7 @@ def on_topology(
 ) -> Iterator[str]:
     """Whether it fits, how long a step takes at best, and the first change that makes it fit."""
     chip = target.chip
-    shape = f', {target.shape}' if target.shape else ''
+    shape = f', {target.shape}{" each" if target.slices > 1 else ""}' if target.shape else ''
     yield f'{target.name}: {target.chips:,} chips{shape}; of each ' + ', '.join(
         [
             f'{chip.memory / 2**30:,.1f} GiB',
@@ -146,6 +145,9 @@ def times(experiment, target: Topology, outcome: Outcome, step_flops: int) -> It
         'memory': share * memory.traffic(experiment, found, mesh) / chip.bandwidth,
         'interconnect': share * sent / chip.links,
     }
+    if target.slices > 1 and chip.network:
+        crossing = memory.between_slices(found, mesh)
+        terms['between slices'] = share * crossing / chip.network
     each = ', '.join(f'{name} {_ms(seconds)}' for name, seconds in terms.items())
     longest = max(terms, key=terms.get)
     seconds, added = terms[longest], sum(terms.values())

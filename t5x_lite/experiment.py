@@ -248,14 +248,26 @@ class Experiment:
 
     def check_devices(self, devices: int) -> None:
         """ConfigError unless mesh and batches divide over that many devices."""
-        sizes = self.mesh.resolve(devices)
-        ways = sizes[0] * sizes[1] * self.microbatches
+        sizes = dict(zip(AXES, self.mesh.resolve(devices), strict=True))
+        over = [
+            axis for axis in ('replica', 'data', 'fsdp') if sizes[axis] > 1 or axis != 'replica'
+        ]
+        ways = math.prod(sizes[axis] for axis in over) * self.microbatches
+        over += ['microbatches'] if self.microbatches > 1 else []
         for name, stream in self.streams.items():
             if stream.batch_size % ways:
                 raise ConfigError(
-                    f"Stream '{name}': batch_size={stream.batch_size} must divide over data*fsdp"
-                    f'{"*microbatches" if self.microbatches > 1 else ""}={ways}; '
-                    f'try {_multiples(stream.batch_size, ways)}'
+                    f"Stream '{name}': batch_size={stream.batch_size} must divide over "
+                    f'{"*".join(over)}={ways}; try {_multiples(stream.batch_size, ways)}'
+                )
+            self._check_context(name, stream, sizes['context'])
+
+    def _check_context(self, name: str, stream: Stream, context: int) -> None:
+        for array, (shape, _) in stream.spec().items():
+            if array.endswith('_input_tokens') and shape[1] % context:
+                raise ConfigError(
+                    f"Stream '{name}': {array} has length {shape[1]}, which must divide over "
+                    f'mesh.context={context}; try {_multiples(shape[1], context)}'
                 )
 
     @property

@@ -14,6 +14,7 @@ from t5x_lite.experiment import Experiment, Stream
 from t5x_lite.objectives import vocabulary_loss
 from t5x_lite.objectives.losses import TokenLoss
 from t5x_lite.objectives.similarity import WHOLE
+from t5x_lite.sharding import AXES
 
 ROWS = 2039  # a prime: an array whose size it divides has the batch as a dimension
 
@@ -94,7 +95,7 @@ def ways(experiment: Experiment, mesh, axis: str) -> int:
 def _kept(experiment: Experiment, name: str, stream: Stream, mesh) -> _Kept:
     """Bytes of the residuals of a stream's microbatch that depend on its rows, on a device."""
     config, rows = experiment.model, stream.batch_size / experiment.microbatches
-    rows_here = rows / ways(experiment, mesh, 'batch')
+    rows_here = rows / ways(experiment, mesh, 'batch') / ways(experiment, mesh, 'length')
     split = {axis: ways(experiment, mesh, axis) for axis in ('heads', 'mlp', 'vocab')}
     layers, one, others, logits = 0.0, 0.0, 0.0, 0.0
     for leaf in _residuals(experiment, name, stream):
@@ -180,16 +181,25 @@ def traffic(experiment: Experiment, memory: Memory, mesh) -> int:
 
 
 def exchanged(experiment: Experiment, memory: Memory, mesh) -> int:
-    """Bytes that a device sends in a step by the usual pattern of data, fsdp and model axes."""
-    data, fsdp, model = (mesh.shape[axis] for axis in ('data', 'fsdp', 'model'))
-    item = jnp.dtype(experiment.model.dtype).itemsize
-    passes = (3 if experiment.model.remat == 'full' else 2) * experiment.microbatches
-    shard = memory.parameters
+    """Bytes that a device sends in a step by the usual pattern of the mesh's axes."""
+    _, data, fsdp, context, model = (mesh.shape[axis] for axis in AXES)
+    config, item = experiment.model, jnp.dtype(experiment.model.dtype).itemsize
+    passes = (3 if config.remat == 'full' else 2) * experiment.microbatches
+    shard, copies = memory.parameters, data * context
     total = shard * (fsdp - 1) * (passes * item / 4 + 1) if fsdp > 1 else 0
-    total += 2 * shard * (data - 1) / data
+    total += 2 * shard * (copies - 1) / copies
+    layers = config.encoder_layers + config.decoder_layers
+    tokens = experiment.tokens_per_step / ways(experiment, mesh, 'batch')
     if model > 1:  # two products of a layer are summed, forward and backward
-        layers = experiment.model.encoder_layers + experiment.model.decoder_layers
-        tokens = experiment.tokens_per_step / (data * fsdp)
-        size = tokens * experiment.model.embed * item
+        size = tokens / context * config.embed * item
         total += 2 * 4 * layers * size * (model - 1) / model
+    if context > 1:  # keys and values of each layer are gathered, their gradients scattered
+        size = 2 * tokens * config.groups * config.kv / model * item
+        total += 2 * layers * size * (context - 1) / context
     return int(total)
+
+
+def between_slices(memory: Memory, mesh) -> int:
+    """Bytes that a device sends to other slices in a step: its gradients, summed over them."""
+    replica = mesh.shape['replica']
+    return 2 * memory.parameters * (replica - 1) // replica

@@ -12,6 +12,7 @@ from pathlib import Path
 from t5x_lite import hosts, printing
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
+from t5x_lite.sharding import AXES
 
 IMPORTED = 'model.py'  # what an imported model's folder has in place of an experiment
 
@@ -91,7 +92,7 @@ def _facts(folder: Path, experiment: Experiment, name: str) -> dict:
         'command': shlex.join(['t5x-lite', *sys.argv[1:]]),
         'parameters': sum(x.size for x in shapes),
         'devices': f'{len(devices)} x {devices[0].device_kind}',
-        'mesh': dict(zip(('data', 'fsdp', 'model'), sizes, strict=True)),
+        'mesh': dict(zip(AXES, sizes, strict=True)),
         'versions': {'python': sys.version.split()[0], 'jax': jax.__version__},
         'tokens_per_step': experiment.tokens_per_step,
         'steps': experiment.steps,

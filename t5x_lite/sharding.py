@@ -10,19 +10,20 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_lite.errors import ConfigError, nearest
 
-AXES = ('data', 'fsdp', 'model')
+AXES = ('replica', 'data', 'fsdp', 'context', 'model')  # from the slowest links to the fastest
 RULES = {
-    'batch': ('data', 'fsdp'),
+    'batch': ('replica', 'data', 'fsdp'),
     'embed': 'fsdp',
     'heads': 'model',
     'mlp': 'model',
     'vocab': 'model',
     'kv': None,
-    'length': None,
+    'length': 'context',
     'positions': None,
     'layers': None,
     'rank': None,
@@ -33,45 +34,74 @@ RULES = {
 class MeshShape:
     """Devices along each mesh axis; -1 (at most one) takes what the others leave.
 
-    data: copies of the model; fsdp: parameters split, batch too; model: tensor parallel.
+    replica: copies of the model on slices of a pod, joined by the data center's network; data:
+    copies of the model; fsdp: parameters split, batch too; context: tokens of a row split, for long
+    rows; model: tensor parallel.
     """
 
+    replica: int = 1
     data: int = -1
     fsdp: int = 1
+    context: int = 1
     model: int = 1
 
     def __post_init__(self):
         sizes = self.sizes
         if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
             raise ConfigError(
-                f'MeshShape: data={self.data}, fsdp={self.fsdp}, model={self.model} must be 1 or '
-                'more, with at most one -1 for the rest; try MeshShape(data=-1)'
+                f'MeshShape: {self.shown} must be 1 or more, with at most one -1 for the rest; try '
+                'MeshShape(data=-1)'
             )
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
-        return self.data, self.fsdp, self.model
+    def sizes(self) -> tuple[int, ...]:
+        """In the order of AXES."""
+        return tuple(getattr(self, axis) for axis in AXES)
 
-    def resolve(self, devices: int) -> tuple[int, int, int]:
+    @property
+    def shown(self) -> str:
+        return shown(dict(zip(AXES, self.sizes, strict=True)))
+
+    def resolve(self, devices: int) -> tuple[int, ...]:
         """The sizes with -1 worked out for that many devices; ConfigError if they do not fit."""
         fixed = math.prod(size for size in self.sizes if size > 0)
         rest, over = divmod(devices, fixed)
         if over or rest == 0 or (-1 not in self.sizes and rest != 1):
             raise ConfigError(
-                f'Experiment: mesh data={self.data}, fsdp={self.fsdp}, model={self.model} needs '
+                f'Experiment: mesh {self.shown} needs '
                 f'{"a multiple of " if -1 in self.sizes else ""}{fixed} devices, there are '
-                f'{devices}; try data=-1 with fsdp * model dividing {devices}'
+                f'{devices}; try data=-1 with the product of the others dividing {devices}'
             )
         return tuple(rest if size == -1 else size for size in self.sizes)
 
 
+def shown(sizes: Mapping[str, int]) -> str:
+    """`data=4, fsdp=2, model=1`; axes that few runs have are left out where they are 1."""
+    usual = ('data', 'fsdp', 'model')
+    return ', '.join(f'{axis}={n}' for axis, n in sizes.items() if n != 1 or axis in usual)
+
+
 def make_mesh(shape: MeshShape = MeshShape(), devices=None) -> Mesh:
-    """A mesh (data, fsdp, model) over all devices, or those given."""
+    """A mesh over all devices, or those given; on several slices `replica` is what crosses them.
+
+    Raises:
+      ConfigError: sizes that do not fit the devices, or a TPU's slices.
+    """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = shape.resolve(len(devices))
+    sizes, types = shape.resolve(len(devices)), (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, 'slice_index', None) for device in devices})
+    if slices > 1 and sizes[0] % slices == 0:
+        within, across = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(AXES) - 1))
+        return Mesh(create_hybrid_device_mesh(within, across, devices), AXES, axis_types=types)
+    if slices > 1 and devices[0].platform == 'tpu':
+        raise ConfigError(
+            f'Experiment: mesh {shape.shown}, but the devices are {slices} slices of '
+            f'{len(devices) // slices}, which only the axis replica may cross; set '
+            f'mesh.replica={slices}'
+        )
     if devices == list(jax.devices()):
-        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    return Mesh(np.array(devices).reshape(sizes), AXES)
+        return jax.make_mesh(sizes, AXES, axis_types=types)
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=types)
 
 
 def spec(axes: tuple, rules: Mapping = RULES) -> PartitionSpec:

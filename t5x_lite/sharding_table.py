@@ -60,8 +60,7 @@ def rows(experiment: Experiment, mesh) -> Iterator[Row]:
 def lines(experiment: Experiment, devices: int) -> Iterator[str]:
     """The table for people: mesh, one line for each array, sums of bytes per device."""
     mesh = abstract_mesh(experiment, devices)
-    sizes = ', '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
-    yield f'mesh: {sizes}; {devices:,} devices'
+    yield f'mesh: {sharding.shown(mesh.shape)}; {devices:,} devices'
     found = list(rows(experiment, mesh))
     cells = [('array', 'shape', 'axes', 'spec', 'bytes per device')]
     for row in found:

@@ -1,7 +1,9 @@
 """Chips and topologies by name: memory, FLOPs, bandwidths, and product names such as v5p-128."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import math
+import re
 from dataclasses import dataclass
 
 from t5x_lite.errors import ConfigError, nearest
@@ -13,7 +15,8 @@ GIB = 2**30
 class Chip:
     """What one chip has: bytes of memory, bf16 FLOPs and bytes a second.
 
-    `links` is what a chip sends to its neighbours, one way, over all links together. `devices` is
+    `links` is what a chip sends to its neighbours, one way, over all links together, `network` its
+    share of its host's connection to other slices, None where no figure is published. `devices` is
     how many JAX sees of one chip; `cores` how many a product name counts for it.
     """
 
@@ -21,16 +24,25 @@ class Chip:
     flops: float
     bandwidth: float
     links: float
+    network: float | None = None
     devices: int = 1
     cores: int = 1
 
 
-# Cloud TPU's pages on system architecture; its figures of the interconnect are of both ways.
+# Cloud TPU's pages on system architecture; its figures of the interconnect are of both ways, those
+# of the network per pod (v5e, v6e) or per host of four chips (v5p).
 TPUS = {
     'v4': Chip(memory=32 * GIB, flops=275e12, bandwidth=1.228e12, links=300e9, cores=2),
-    'v5e': Chip(memory=16 * GIB, flops=197e12, bandwidth=819e9, links=200e9),
-    'v5p': Chip(memory=95 * GIB, flops=459e12, bandwidth=2.765e12, links=600e9, cores=2),
-    'v6e': Chip(memory=32 * GIB, flops=918e12, bandwidth=1.638e12, links=400e9),
+    'v5e': Chip(memory=16 * GIB, flops=197e12, bandwidth=819e9, links=200e9, network=3.125e9),
+    'v5p': Chip(
+        memory=95 * GIB,
+        flops=459e12,
+        bandwidth=2.765e12,
+        links=600e9,
+        network=6.25e9,
+        cores=2,
+    ),
+    'v6e': Chip(memory=32 * GIB, flops=918e12, bandwidth=1.638e12, links=400e9, network=12.5e9),
     'tpu7x': Chip(
         memory=192 * GIB, flops=2307e12, bandwidth=7.38e12, links=600e9, devices=2, cores=2
     ),
@@ -55,13 +67,17 @@ SYNONYMS |= {'trillium': 'v6e'}
 
 @dataclass(frozen=True)
 class Topology:
-    """A slice of a TPU, or a number of GPUs (`shape` None), and its product name."""
+    """Slices of a TPU, or a number of GPUs (`shape` None), and its product name.
+
+    `chips` are those of all slices, `shape` is one slice's.
+    """
 
     name: str
     family: str
     chip: Chip
     chips: int
     shape: str | None = None
+    slices: int = 1
 
     @property
     def devices(self) -> int:
@@ -93,7 +109,7 @@ def products() -> dict[str, Topology]:
 def find(name: str, devices: int | None = None) -> Topology:
     """The topology of a product name, a shape (v5e:4x4), a family, or GPUs (gpu:h100:8).
 
-    A family alone has as many chips as there are `devices`.
+    A family alone has as many chips as there are `devices`. `2xv5p-128` are two slices.
 
     Raises:
       ConfigError: there is none of that name; it has the nearest ones.
@@ -101,6 +117,13 @@ def find(name: str, devices: int | None = None) -> Topology:
     text = name.strip().lower()
     if text.startswith('gpu'):
         return _gpus(text, devices)
+    if several := re.fullmatch(r'(\d+)x([a-z].*)', text):
+        slices = int(several[1])
+        one = find(several[2], devices and devices // max(slices, 1))
+        if slices < 1 or one.shape is None:
+            raise ConfigError(f'--topology={name}: must be slices of TPUs; try 2xv5p-128')
+        full = f'{slices}x{one.name}'
+        return dataclasses.replace(one, name=full, chips=slices * one.chips, slices=slices)
     family, _, size = text.replace(':', '-').partition('-')
     family = SYNONYMS.get(family, family)
     if family not in TPUS:

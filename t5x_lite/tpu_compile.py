@@ -8,9 +8,8 @@ import time
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from t5x_lite import sharding, step
 from t5x_lite.errors import ConfigError
@@ -52,6 +51,7 @@ def devices(topology: Topology) -> list:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     own = {'chip_config_name': 'megacore'} if topology.family == 'v4' else {}
+    own |= {'num_slices': topology.slices} if topology.slices > 1 else {}
     if topology.shape == '1x1':
         own['chips_per_host_bounds'] = (1, 1, 1)
     name = f'{topology.family}:{topology.shape}'
@@ -61,9 +61,7 @@ def devices(topology: Topology) -> list:
 def mesh_of(experiment: Experiment, topology: Topology) -> Mesh:
     """The experiment's mesh over a slice's devices, in their order."""
     experiment.check_devices(topology.devices)
-    sizes = experiment.mesh.resolve(topology.devices)
-    placed = np.array(devices(topology)).reshape(sizes)
-    return Mesh(placed, sharding.AXES, axis_types=(AxisType.Auto,) * len(sizes))
+    return sharding.make_mesh(experiment.mesh, devices(topology))
 
 
 def compile_step(experiment: Experiment, topology: Topology) -> Outcome:

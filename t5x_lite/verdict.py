@@ -8,7 +8,7 @@ from typing import NamedTuple
 from t5x_lite import memory, sharding_table
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
-from t5x_lite.sharding import MeshShape
+from t5x_lite.sharding import AXES, MeshShape
 
 TRIES = 4
 
@@ -80,12 +80,11 @@ def changes(experiment: Experiment, devices: int, available: int) -> Iterator[tu
 
 def _more_fsdp(experiment: Experiment, devices: int, available: int) -> Experiment | None:
     """The smallest larger fsdp that fits by the estimate, or the largest there is."""
-    model, best = experiment.mesh.model, None
-    now = experiment.mesh.resolve(devices)[1]
-    whole = devices // experiment.mesh.resolve(devices)[2]
-    for fsdp in (size for size in range(now + 1, whole + 1) if whole % size == 0):
+    sizes, best = dict(zip(AXES, experiment.mesh.resolve(devices), strict=True)), None
+    shared = sizes['data'] * sizes['fsdp']  # what these two have together
+    for fsdp in (size for size in range(sizes['fsdp'] + 1, shared + 1) if shared % size == 0):
         try:
-            mesh = MeshShape(data=-1, fsdp=fsdp, model=model if model > 0 else devices // whole)
+            mesh = MeshShape(**{**sizes, 'data': -1, 'fsdp': fsdp})
             changed = dataclasses.replace(experiment, mesh=mesh)
             outcome = estimated(changed, devices, available)
         except ConfigError:

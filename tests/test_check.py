@@ -133,6 +133,36 @@ def test_a_family_alone_has_the_chips_of_the_mesh():
     assert topology.find('gpu:b200', 16).chips == 16
 
 
+def test_several_slices_have_a_name():
+    found = topology.find('2xv5p-128')
+    assert (found.name, found.chips, found.slices) == ('2xv5p-128', 128, 2)
+    assert found.shape == topology.find('v5p-128').shape == '4x4x4'
+    assert topology.find('3xv5e', 12).name == '3xv5e-4'
+    with pytest.raises(ConfigError, match='must be slices of TPUs; try 2xv5p-128'):
+        topology.find('2xgpu:h100:8')
+
+
+def test_the_network_between_slices_is_a_term_of_its_own():
+    experiment = fixtures.experiment('clm', mesh=MeshShape(replica=2), batch_size=16)
+    mesh = sharding_table.abstract_mesh(experiment, 8)
+    found = memory.estimate(experiment, mesh)
+    assert memory.between_slices(found, mesh) == found.parameters
+    target = topology.find('2xv5e-4')
+    outcome = verdict.Outcome(found.peak, target.memory)
+    text = '\n'.join(check.times(experiment, target, outcome, 10**9))
+    assert f'between slices {found.parameters / 3.125e9 * 1e3:,.1f} ms' in text
+
+
+def test_context_splits_activations_and_gathers_keys_and_values():
+    experiment = fixtures.experiment('clm', mesh=MeshShape(data=1, fsdp=1))
+    split = dataclasses.replace(experiment, mesh=MeshShape(data=1, context=4))
+    whole, parts = estimate(experiment, 1), estimate(split, 4)
+    assert parts.activations == pytest.approx(whole.activations / 4, rel=0.01)
+    assert parts.parameters == whole.parameters
+    mesh = sharding_table.abstract_mesh(split, 4)
+    assert memory.exchanged(split, parts, mesh) > 1.5 * parts.parameters
+
+
 @pytest.mark.parametrize(
     'name, message',
     [

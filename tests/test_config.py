@@ -144,7 +144,7 @@ OVERRIDES = {
     'optimizer.learning_rate.peak=1e-4': lambda e: e.optimizer.learning_rate.peak == 1e-4,
     'optimizer.learning_rate=1': lambda e: type(e.optimizer.learning_rate) is float,
     'optimizer.clip=None': lambda e: e.optimizer.clip is None,
-    'mesh.fsdp=2': lambda e: e.mesh.sizes == (-1, 2, 1),
+    'mesh.fsdp=2': lambda e: e.mesh.sizes == (1, -1, 2, 1, 1),
     'rules.embed=None': lambda e: e.rules['embed'] is None and e.rules['mlp'] == 'model',
     "imports=['a', 'b']": lambda e: e.imports == ('a', 'b'),
     'steps=10': lambda e: e.steps == 10,

@@ -61,6 +61,7 @@ def test_simcse_overfits_a_batch():
     'optimizer, mesh, devices',
     [
         (AdamW(learning_rate=1e-3, clip=1.0), MeshShape(data=2, fsdp=2, model=2), 8),
+        (AdamW(learning_rate=1e-3, clip=1.0), MeshShape(replica=2, context=4), 8),
         pytest.param(Adafactor(), MeshShape(fsdp=4), 4, marks=pytest.mark.all),
     ],
 )
@@ -209,6 +210,10 @@ def test_an_optimizer_state_lies_like_its_parameter():
     [
         (dict(mesh=MeshShape(data=3, fsdp=2)), ['data=3', 'there are 8', 'try']),
         (dict(batch_size=12), ["Stream 'clm'", 'batch_size=12', 'data*fsdp=8', 'try 8 or 16']),
+        (
+            dict(mesh=MeshShape(replica=2, model=2), batch_size=10),
+            ['batch_size=10', 'replica*data*fsdp=4', 'try 8 or 12'],
+        ),
         (dict(microbatches=3), ['batch_size=16', 'microbatches=3', 'try 15 or 18']),
         (dict(data_shards=5), ['data_shards=5']),
     ],
@@ -217,6 +222,12 @@ def test_what_does_not_divide_is_refused_with_a_size_that_does(change, words):
     with pytest.raises(ConfigError) as error:
         fixtures.experiment('clm', **change).check_devices(8)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_rows_that_do_not_divide_over_context_are_refused():
+    experiment = fixtures.experiment('span', mesh=MeshShape(context=8))
+    with pytest.raises(ConfigError, match='_tokens has length 12, which must .*; try 8 or 16'):
+        experiment.check_devices(8)
 
 
 def test_heads_that_do_not_divide_over_the_mesh_are_refused():

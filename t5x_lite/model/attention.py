@@ -99,8 +99,10 @@ class Attention(nnx.Module):
 
     def keys_values(self, memory_BxMxD, turn=None):
         """Keys and values of a memory, [B, G, M, K] each, the keys turned if `turn` is given."""
-        k_BxGxMxK = self._heads(self.key(memory_BxMxD))
-        return self._placed(k_BxGxMxK, self.key_norm, turn), self._heads(self.value(memory_BxMxD))
+        # All tokens of a row, also where `length` is split: each query needs them.
+        k_BxGxMxK = self._heads(self.key(memory_BxMxD), None)
+        v_BxGxMxK = self._heads(self.value(memory_BxMxD), None)
+        return self._placed(k_BxGxMxK, self.key_norm, turn), v_BxGxMxK
 
     def __call__(self, x_BxLxD, keys_values, *, turn=None, mask=None, bias=None, key=None):
         """Attention of x to keys and values, [B, L, D]; `turn` is what turned the keys."""
@@ -123,8 +125,8 @@ class Attention(nnx.Module):
         x_BxHxLxK = x_BxHxLxK if norm is None else norm(x_BxHxLxK)
         return x_BxHxLxK if turn is None else turn(x_BxHxLxK)
 
-    def _heads(self, x_BxLxP):
+    def _heads(self, x_BxLxP, length='length'):
         """[B, L, heads * K] as [B, heads, L, K]: products over heads need no transposes then."""
         B, L, _ = x_BxLxP.shape
         x_BxHxLxK = x_BxLxP.reshape(B, L, -1, self.config.kv).swapaxes(1, 2)
-        return constrain(x_BxHxLxK, 'batch', 'heads', 'length', 'kv')
+        return constrain(x_BxHxLxK, 'batch', 'heads', length, 'kv')

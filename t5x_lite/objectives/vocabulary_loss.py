@@ -3,6 +3,8 @@
 # A chunk's gradients are computed with its loss, in the forward pass, so that its scores are made
 # once and never kept. They can be: the sums are linear in what each token counts.
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -43,21 +45,25 @@ def pieces(scores_BxLxV: tuple[int, int, int], limit: int | None) -> int:
     """Into how many chunks a row's tokens are cut; 1 is all at once."""
     B, L, V = scores_BxLxV
     limit = limit or LIMITS.get(sharding.platform(), LIMIT)
-    here = -(-B // sharding.parts('batch')) * L * -(-V // sharding.parts('vocab'))
+    sizes = {'batch': B, 'length': L, 'vocab': V}
+    here = math.prod(-(-size // sharding.parts(axis)) for axis, size in sizes.items())
     return min(L, -(-here // limit))
 
 
 def _in_chunks(add, hidden_BxLxD, targets_BxL, counts_BxLx2, chunks: int):
-    """`sums` with each row's tokens in that many chunks: devices hold the same rows as before."""
+    """`sums` with each row's tokens in that many chunks, of every `chunks`-th token each.
+
+    So a chunk has rows, and stretches of a row, of all devices: they keep what they had.
+    """
     length = hidden_BxLxD.shape[1]
     size = -(-length // chunks)
 
     def cut(x):
-        x = jnp.pad(x, ((0, 0), (0, -length % size)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+        x = jnp.pad(x, ((0, 0), (0, size * chunks - length)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], size, chunks, *x.shape[2:]), 2, 0)
 
     def joined(x):
-        x = jnp.moveaxis(x, 0, 1)
+        x = jnp.moveaxis(x, 0, 2)
         return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
 
     rest = cut(targets_BxL), cut(counts_BxLx2)

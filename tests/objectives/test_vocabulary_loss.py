@@ -97,7 +97,9 @@ def experiment(model, objective, *, batch_size, length, **fields):
     return Experiment(model=model, streams={'s': stream}, optimizer=rate, steps=2, **fields)
 
 
-@pytest.mark.parametrize('mesh', [MeshShape(), MeshShape(data=2, fsdp=2, model=2)])
+@pytest.mark.parametrize(
+    'mesh', [MeshShape(), MeshShape(data=2, fsdp=2, model=2), MeshShape(context=2, model=2)]
+)
 def test_a_step_in_chunks_is_the_step_on_any_mesh(mesh):
     model = ModelConfig(
         vocab=64, embed=16, heads=2, mlp=16, encoder_layers=1, vocab_multiple=8, tied=False
