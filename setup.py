@@ -22,7 +22,7 @@ DATA = [
     'importlib_resources',  # TFDS 4.9.10 needs it for builders of others and does not say so
 ]
 HF = ['safetensors', 'tokenizers>=0.21']
-TEST = ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff']
+TEST = ['pytest', 'pytest-timeout', 'pytest-xdist', 'pyyaml', 'ruff']
 
 setup(
     name='t5x_lite',
@@ -34,7 +34,7 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['t5x_lite', 't5x_lite.*']),
     package_data={
-        't5x_lite': ['*_template.html', 'data/corpora/*/*'],
+        't5x_lite': ['*_template.html', 'data/corpora/*/*', 'launch/*.sh'],
     },
     install_requires=REQUIREMENTS,
     extras_require={

@@ -27,6 +27,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     command = commands.add_parser('data', help='look at data, measure it; vocabularies')
     _add_data(command.add_subparsers(required=True, metavar='WHAT'))
+
+    command = commands.add_parser('launch', help='start a run on a Cloud TPU, Kubernetes, Slurm')
+    _add_launch(command.add_subparsers(required=True, metavar='WHERE'))
     return top.parse_args(_gin_equals(arguments))
 
 
@@ -202,6 +205,59 @@ def _add_data(commands) -> None:
     command.add_argument('--batches', default=50, **count, help='of each stream (default: 50)')
     command.add_argument('--json', action='store_true', help='print the numbers as JSON')
     command.set_defaults(command='data stats')
+
+
+def _add_launch(commands) -> None:
+    command = commands.add_parser('tpu', help='make a Cloud TPU, train on it, follow and resume')
+    _add_job(command, 'gs://BUCKET/FOLDER; a local one for one host (default: runs/NAME)')
+    _add_slice(command)
+    command.add_argument('--zone', required=True, help='such as us-west4-a')
+    command.add_argument('--project', help="(default: gcloud's own)")
+    command.add_argument(
+        '--runtime-version', metavar='R', help='software of its hosts (default: by type)'
+    )
+    command.add_argument(
+        '--dry-run', action='store_true', help='print the commands for a new TPU and run none'
+    )
+    command.add_argument(
+        '--poll',
+        type=float,
+        default=20,
+        metavar='SECONDS',
+        help='between two looks at its state (default: %(default)s)',
+    )
+    command.set_defaults(command='launch tpu')
+
+    command = commands.add_parser('k8s', help='print a JobSet for TPUs on GKE')
+    _add_job(command, 'gs://BUCKET/FOLDER')
+    _add_slice(command)
+    command.add_argument('--image', required=True, help='container with t5x-lite and the config')
+    command.add_argument(
+        '--service-account', default='default', metavar='A', help='one that may write the bucket'
+    )
+    command.set_defaults(command='launch k8s')
+
+    command = commands.add_parser('slurm', help='print a script for sbatch, on GPUs')
+    _add_job(command, 'a folder that the nodes share (default: runs/NAME)')
+    count = dict(type=_whole, metavar='N')
+    command.add_argument('--nodes', default=1, **count, help='(default: %(default)s)')
+    command.add_argument('--gpus', required=True, **count, help='of each node')
+    command.add_argument('--time', default='24:00:00', help='of one allocation (%(default)s)')
+    command.add_argument(
+        '--sbatch', action='append', default=[], metavar='OPTION', help='--sbatch=--partition=gpu'
+    )
+    command.set_defaults(command='launch slurm')
+
+
+def _add_job(command: argparse.ArgumentParser, run: str) -> None:
+    _add_config(command)
+    command.add_argument('--name', required=True, help='of the run and of what is made for it')
+    command.add_argument('--run', help=f"the run's folder: {run}")
+
+
+def _add_slice(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--type', required=True, help='v5e-64, v5p-128, v6e-8, 2xv5p-128, ...')
+    command.add_argument('--spot', action='store_true', help='cheaper, and may be taken away')
 
 
 def _add_source(command: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The command line: train, eval, config, check, ckpt, data, report."""
+"""The command line: train, eval, config, check, ckpt, data, report, launch."""
 # SPDX-License-Identifier: Apache-2.0
 
 import errno
@@ -251,6 +251,12 @@ def look_at_data(options) -> None:
     data_commands.run(options, load)
 
 
+def launch(options) -> None:
+    from t5x_lite.launch import command
+
+    command.run(options, load)
+
+
 def use_data_dir(folder: str | None) -> None:
     """Where TFDS datasets are looked for, as T5X's --tfds_data_dir."""
     if folder is None:
@@ -277,4 +283,7 @@ COMMANDS = {
     'data vocab': vocab,
     'data show': look_at_data,
     'data stats': look_at_data,
+    'launch tpu': launch,
+    'launch k8s': launch,
+    'launch slurm': launch,
 }

@@ -106,29 +106,30 @@ def products() -> dict[str, Topology]:
     return out
 
 
-def find(name: str, devices: int | None = None) -> Topology:
+def find(name: str, devices: int | None = None, flag: str = '--topology') -> Topology:
     """The topology of a product name, a shape (v5e:4x4), a family, or GPUs (gpu:h100:8).
 
-    A family alone has as many chips as there are `devices`. `2xv5p-128` are two slices.
+    A family alone has as many chips as there are `devices`. `2xv5p-128` are two slices. `flag` is
+    the option that messages name.
 
     Raises:
       ConfigError: there is none of that name; it has the nearest ones.
     """
     text = name.strip().lower()
     if text.startswith('gpu'):
-        return _gpus(text, devices)
+        return _gpus(text, devices, flag)
     if several := re.fullmatch(r'(\d+)x([a-z].*)', text):
         slices = int(several[1])
-        one = find(several[2], devices and devices // max(slices, 1))
+        one = find(several[2], devices and devices // max(slices, 1), flag)
         if slices < 1 or one.shape is None:
-            raise ConfigError(f'--topology={name}: must be slices of TPUs; try 2xv5p-128')
+            raise ConfigError(f'{flag}={name}: must be slices of TPUs; try 2xv5p-128')
         full = f'{slices}x{one.name}'
         return dataclasses.replace(one, name=full, chips=slices * one.chips, slices=slices)
     family, _, size = text.replace(':', '-').partition('-')
     family = SYNONYMS.get(family, family)
     if family not in TPUS:
         known = [*products(), *SYNONYMS, *(f'gpu:{gpu}:8' for gpu in GPUS)]
-        raise ConfigError(f'--topology={name}: is unknown; {nearest(text, known)}')
+        raise ConfigError(f'{flag}={name}: is unknown; {nearest(text, known)}')
     own = [t for t in products().values() if t.family == family]
     for topology in own:
         if size in (topology.shape, topology.name.partition('-')[2]):
@@ -138,7 +139,7 @@ def find(name: str, devices: int | None = None) -> Topology:
     count = _count(size, TPUS[family].cores) if size else (devices or 1) * TPUS[family].cores
     own.sort(key=lambda t: abs(math.log(t.chips * t.chip.cores / max(count, 1))))
     rule = f'{family} has no slice of {size or f"{devices} devices"}'
-    raise ConfigError(f'--topology={name}: {rule}; nearest: {", ".join(t.name for t in own[:3])}')
+    raise ConfigError(f'{flag}={name}: {rule}; nearest: {", ".join(t.name for t in own[:3])}')
 
 
 def _count(size: str, cores: int) -> int:
@@ -149,14 +150,12 @@ def _count(size: str, cores: int) -> int:
     return _volume(size) * (cores if len(parts) > 1 else 1)
 
 
-def _gpus(text: str, devices: int | None) -> Topology:
+def _gpus(text: str, devices: int | None, flag: str) -> Topology:
     """`gpu:h100:8`, or `gpu:h100` for as many as there are devices."""
     _, kind, count = (*text.split(':'), '', '')[:3]
     if kind not in GPUS:
-        raise ConfigError(f'--topology={text}: {kind!r} is no GPU here; {nearest(kind, GPUS)}')
+        raise ConfigError(f'{flag}={text}: {kind!r} is no GPU here; {nearest(kind, GPUS)}')
     if count and (not count.isdigit() or int(count) < 1):
-        raise ConfigError(
-            f'--topology={text}: {count!r} must be a number of GPUs; try gpu:{kind}:8'
-        )
+        raise ConfigError(f'{flag}={text}: {count!r} must be a number of GPUs; try gpu:{kind}:8')
     chips = int(count or devices or 8)
     return Topology(f'gpu:{kind}:{chips}', kind, GPUS[kind], chips)
