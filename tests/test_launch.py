@@ -55,6 +55,7 @@ sys.exit(status)
 ABSENT = [1, '', "ERROR: (gcloud) NOT_FOUND: Resource 'lm' was not found"]
 ACTIVE = [0, 'ACTIVE\tv5litepod-16\n', '']
 WAITING = [0, 'WAITING_FOR_RESOURCES\tv5litepod-16\n', '']
+SUSPENDING = [0, 'SUSPENDING\tv5litepod-16\n', '']
 SUSPENDED = [0, 'SUSPENDED\tv5litepod-16\n', '']
 FINISHED = [0, 'step 9/9\nlaunch: ended 0\n', '']
 LOST = [255, 'step 3/9\nstep 4/9\n', 'Connection closed']
@@ -180,7 +181,7 @@ def test_a_tpu_of_another_type_is_left_alone(cloud, capsys):
 
 
 def test_what_an_earlier_preemption_left_is_removed(cloud):
-    cloud.answer(describe=[SUSPENDED, ABSENT, ACTIVE], follow=[FINISHED])
+    cloud.answer(describe=[SUSPENDING, SUSPENDED, ABSENT, ACTIVE], follow=[FINISHED])
     launch()
     assert cloud.verbs == ['delete', 'create', *BEGIN]
 
@@ -196,12 +197,13 @@ def test_a_failing_create_is_one_message_with_gclouds_words(cloud, capsys):
 def test_a_request_that_fails_is_not_made_again(cloud, capsys):
     cloud.answer(describe=[ABSENT, WAITING, [0, 'FAILED\n', '']])
     told = failure(capsys, status=1)
-    assert 'lm: is FAILED' in told and 'queued-resources delete lm' in told
+    assert 'lm: is FAILED; why: gcloud compute tpus queued-resources describe lm' in told
+    assert 'queued-resources delete lm' in told
     assert cloud.verbs == ['create']
 
 
 def test_after_a_preemption_it_is_made_again_and_the_run_resumes(cloud, capsys):
-    gone = [ABSENT, ACTIVE, SUSPENDED, ABSENT, WAITING, ACTIVE]
+    gone = [ABSENT, ACTIVE, SUSPENDING, SUSPENDED, ABSENT, WAITING, ACTIVE]
     cloud.answer(describe=gone, follow=[LOST, FINISHED])
     launch('--spot')
     assert cloud.verbs == ['create', *BEGIN, 'delete', 'create', *BEGIN]
@@ -212,7 +214,7 @@ def test_after_a_preemption_it_is_made_again_and_the_run_resumes(cloud, capsys):
 
 def test_a_run_that_sigterm_ended_is_the_beginning_of_a_preemption(cloud):
     saved = [0, 'SIGTERM: saved step 4\nlaunch: ended 143\n', '']
-    gone = [ABSENT, ACTIVE, ACTIVE, SUSPENDED, ABSENT, ACTIVE]
+    gone = [ABSENT, ACTIVE, ACTIVE, SUSPENDING, SUSPENDED, ABSENT, ACTIVE]
     cloud.answer(describe=gone, follow=[saved, FINISHED])
     launch()
     assert cloud.verbs == ['create', *BEGIN, 'delete', 'create', *BEGIN]
@@ -248,6 +250,26 @@ def test_a_copy_that_fails_once_is_tried_again(cloud, capsys):
     assert 'copy failed (1 of 3): ssh: connect' in capsys.readouterr().err
 
 
+def test_slices_that_gcloud_left_out_are_a_failure(cloud, capsys):
+    left_out = [0, '', 'WARNING: Could not prepare all 2 nodes, attempting to ssh into the rest.\n']
+    cloud.answer(describe=[ABSENT, ACTIVE], start=[left_out, [0, '', '']], follow=[FINISHED])
+    launch()
+    assert cloud.verbs == ['create', 'scp', 'install', 'start', 'start', 'follow']
+
+
+def test_a_network_that_is_away_for_a_while_does_not_end_the_watch(cloud, capsys):
+    away = [1, '', 'ERROR: Unable to find the server\n']
+    cloud.answer(describe=[ABSENT, ACTIVE, *[away] * 9, ACTIVE], follow=[LOST, FINISHED])
+    launch()
+    assert cloud.verbs == ['create', *BEGIN, 'follow']
+
+
+def test_a_state_that_cannot_be_asked_for_is_one_message_and_nothing_is_made(cloud, capsys):
+    cloud.answer(describe=[[1, '', 'ERROR: PERMISSION_DENIED\n']])
+    assert 'its state is not known: ERROR: PERMISSION_DENIED' in failure(capsys, status=1)
+    assert cloud.verbs == []
+
+
 def test_a_copy_that_never_works_says_what_is_left(cloud, capsys):
     cloud.answer(describe=[ABSENT, ACTIVE], scp=[[1, '', 'add your key: ssh-add\n']])
     told = failure(capsys, status=1)
@@ -258,7 +280,7 @@ def test_a_copy_that_never_works_says_what_is_left(cloud, capsys):
 
 def test_a_preemption_while_hosts_are_prepared_is_noticed(cloud):
     failed = [1, '', 'gone\n']
-    states = [ABSENT, ACTIVE, SUSPENDED, ABSENT, ACTIVE]
+    states = [ABSENT, ACTIVE, SUSPENDED, SUSPENDED, ABSENT, ACTIVE]
     cloud.answer(describe=states, install=[failed, [0, '', '']], follow=[FINISHED])
     launch()
     assert cloud.verbs == ['create', 'scp', 'install', 'delete', 'create', *BEGIN]
@@ -389,10 +411,10 @@ class Host:
             "BUCKET=''\nRUN=runs/lm\nSOURCE=tree\nFOLDER=sub\nARGUMENTS=(train 'my config.gin')\n"
         )
 
-    def __call__(self, *words: str) -> str:
+    def __call__(self, *words: str, **environment: str) -> str:
         command = ['bash', str(self.folder / 'host.sh'), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        return done.stdout
+        how = dict(capture_output=True, text=True, timeout=60, check=True)
+        return subprocess.run(command, **how, env={**os.environ, **environment}).stdout
 
 
 def test_a_host_runs_the_command_in_its_folder_and_says_how_it_ended(tmp_path):
@@ -418,6 +440,25 @@ def test_a_host_stops_its_run_by_sigterm_and_does_not_take_it_for_finished(tmp_p
     host('stop')
     assert host('status') == 'ended 143\n'
     assert 'saved step 7' in log.read_text()
+
+
+def test_a_host_mounts_the_bucket_and_installs_the_packed_source(tmp_path):
+    host = Host(tmp_path / 'lm', 'true')
+    bucket = (host.folder / 'job.env').read_text().replace("BUCKET=''", 'BUCKET=my-bucket')
+    (host.folder / 'job.env').write_text(bucket)
+    (tmp_path / '.local/bin').mkdir(parents=True)
+    for name, status in dict(uv=0, gcsfuse=0, mountpoint=1).items():
+        program = tmp_path / '.local/bin' / name
+        program.write_text(f'#!/bin/bash\necho "{name} $*"\nexit {status}\n')
+        program.chmod(0o755)
+    lines = host('install', HOME=str(tmp_path)).splitlines()
+    assert lines[0] == 'mountpoint -q bucket'
+    assert lines[1].startswith('gcsfuse ') and lines[1].endswith(' my-bucket bucket')
+    assert lines[2:] == [
+        'uv venv --quiet --python 3.12 env',
+        'uv pip install --quiet --python env/bin/python --editable ./tree[data,tpu]',
+    ]
+    assert (host.folder / 'bucket').is_dir()
 
 
 def test_the_host_looks_for_what_training_says_when_sigterm_ends_it():
@@ -476,7 +517,8 @@ def test_a_jobset_restarts_together_and_has_time_to_save(tree, capsys):
     assert jobset['spec']['failurePolicy']['maxRestarts'] > 0 and job['backoffLimit'] == 0
     assert pod['restartPolicy'] == 'Never' and pod['terminationGracePeriodSeconds'] >= 300
     assert pod['nodeSelector']['cloud.google.com/gke-spot'] == 'true'
-    assert pod['volumes'][0]['csi']['volumeAttributes']['bucketName'] == 'bucket'
+    attributes = pod['volumes'][0]['csi']['volumeAttributes']
+    assert attributes['bucketName'] == 'bucket' and ' ' not in attributes['mountOptions']
     assert 'train tiny.py --run /bucket/a/lm &' in container['args'][0]
     subprocess.run(['bash', '-n', '-c', container['args'][0]], check=True)
 

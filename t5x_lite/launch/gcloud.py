@@ -37,6 +37,10 @@ class Gcloud:
         shown = 'state.state,tpu.nodeSpec[0].node.acceleratorType'
         return self._call('describe', self.name, f'--format=value({shown})')
 
+    def explain(self) -> list[str]:
+        """Prints all that is known of it."""
+        return self._call('describe', self.name)
+
     def create(self) -> list[str]:
         slices, nodes = self.machine.target.slices, [f'--node-id={self.name}']
         if slices > 1:

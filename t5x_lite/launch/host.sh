@@ -26,7 +26,8 @@ mount_bucket() {
     sudo apt-get -q -y -o DPkg::Lock::Timeout=300 install gcsfuse
   fi
   # Other hosts' files must be seen at once; checkpoints become final by renaming a folder.
-  gcsfuse --implicit-dirs --rename-dir-limit=200000 --metadata-cache-ttl-secs=0 "$BUCKET" bucket
+  gcsfuse --implicit-dirs --rename-dir-limit=200000 \
+    --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 "$BUCKET" bucket
 }
 
 install() {

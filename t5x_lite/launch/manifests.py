@@ -13,6 +13,13 @@ from t5x_lite.launch.machines import Machine
 GRACE = 300  # seconds between SIGTERM and SIGKILL on Kubernetes: time for a checkpoint
 RESTARTS = 100  # of a JobSet: a preemption counts as one
 MOUNT = '/bucket'
+# As host.sh mounts it: others' files are seen at once, checkpoints are renamed.
+OPTIONS = (
+    'implicit-dirs',
+    'file-system:rename-dir-limit:200000',
+    'metadata-cache:ttl-secs:0',
+    'metadata-cache:negative-ttl-secs:0',
+)
 # A run that SIGTERM ended has saved and exits with 0, which launchers take for finished.
 GUARD = """\
 trap 'stopped=1; kill -TERM "$child"' TERM
@@ -78,7 +85,7 @@ spec:
                 driver: gcsfuse.csi.storage.gke.io
                 volumeAttributes:
                   bucketName: {bucket}
-                  mountOptions: implicit-dirs,rename-dir-limit=200000,metadata-cache:ttl-secs:0
+                  mountOptions: {options}
 """
 SPOT = """\
               cloud.google.com/gke-spot: "true"
@@ -137,6 +144,7 @@ def jobset(job: Job, machine: Machine, *, image: str, account: str, spot: bool) 
         script='\n'.join(' ' * 16 + line if line else '' for line in script.splitlines()),
         mount=MOUNT,
         bucket=json.dumps(job.bucket),
+        options=json.dumps(','.join(OPTIONS)),
     )
 
 

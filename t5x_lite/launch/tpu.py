@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from t5x_lite.errors import ConfigError, RunError
 from t5x_lite.launch.gcloud import Gcloud
 
-READY, LOST = 'ACTIVE', ('SUSPENDING', 'SUSPENDED', 'FAILED')
-TRIES = 3  # of a command on the hosts, and of a question about the state
+READY, LOST = 'ACTIVE', ('SUSPENDED', 'FAILED')
+TRIES = 3  # of a command on the hosts, and of the first question about the state
 LOOKS = 3  # at the state after a run that ended early: was it the beginning of a preemption?
-SILENT = 20  # connections one after the other that brought no line
+SILENT = 20  # connections, or questions about the state, one after the other without an answer
+SOME = 'Could not prepare all'  # gcloud's warning, with status 0, that it left out slices
 ENDED = 'launch: ended '  # host.sh's last line
 STOPPED = '143'  # its status of a run that SIGTERM ended: saved, not finished
 
@@ -58,26 +59,32 @@ class Launcher:
           ConfigError: a resource of that name is there and is of another type.
           RunError: gcloud or the run failed; the message says what is left, and how to remove it.
         """
-        while True:
-            try:
-                fresh = self._bring_up()
-                if fresh or not self._runs():
-                    self._begin()
-                self._follow()
-                return
-            except Preempted as state:
-                say(f'{self.gcloud.name} is {state}: preempted; it is made again, the run goes on')
-                self._once('delete', self.gcloud.delete())
-            except KeyboardInterrupt:
-                say(f'interrupted; what was started on {self.gcloud.name} goes on. {self._next()}')
-                raise
+        try:
+            while not self._once_through():
+                pass
+        except KeyboardInterrupt:
+            say(f'interrupted; what was started on {self.gcloud.name} goes on. {self._next()}')
+            raise
+
+    def _once_through(self) -> bool:
+        """From a name to the end of the run; False: the TPU was preempted on the way."""
+        try:
+            fresh = self._bring_up()
+            if fresh or not self._runs():
+                self._begin()
+            self._follow()
+            return True
+        except Preempted as state:
+            say(f'{self.gcloud.name} is {state}: preempted; it is made again, the run goes on')
+            return False
 
     def _bring_up(self) -> bool:
         """Waits until the resource is ACTIVE, and says whether it had to be made for that."""
         fresh, told = False, None
         while (state := self._state()) != READY:
-            if state in LOST and fresh and state == 'FAILED':
-                raise RunError(f'{self.gcloud.name}: is {state}. {self._left()}')
+            if fresh and state == 'FAILED':
+                why = f'why: {shlex.join(self.gcloud.explain())}'
+                raise RunError(f'{self.gcloud.name}: is {state}; {why}\n{self._left()}')
             if state in LOST:
                 say(f'{self.gcloud.name} is {state}: it is deleted')
                 self._once('delete', self.gcloud.delete())
@@ -152,21 +159,23 @@ class Launcher:
         )
 
     def _check_ready(self) -> None:
-        if (state := self._state()) != READY:
+        if (state := self._state(SILENT)) != READY:
             raise Preempted(state or 'gone')
 
-    def _state(self) -> str | None:
+    def _state(self, tries: int = TRIES) -> str | None:
         """The state of the resource, None if there is none of that name."""
-        for _ in range(TRIES):
+        for _ in range(tries):
             done = self._call(self.gcloud.describe())
-            if done.returncode == 0:
+            if done.returncode == 0 and done.stdout.strip():
                 state, *kind = done.stdout.split()
                 self._check_kind(kind)
                 return state
             if 'NOT_FOUND' in done.stderr or 'not found' in done.stderr.lower():
                 return None
+            say(f'the state of {self.gcloud.name} is not known: {_last(done.stderr)}')
             time.sleep(self.poll)
-        raise RunError(f'{self.gcloud.name}: its state is not known: {_last(done.stderr)}')
+        told = f'its state is not known: {done.stderr.strip()}'
+        raise RunError(f'{self.gcloud.name}: {told}\n{self._next()}')
 
     def _check_kind(self, found: list[str]) -> None:
         wanted = self.gcloud.machine.accelerator_type
@@ -180,7 +189,7 @@ class Launcher:
         """What the command printed; hosts that are still booting refuse the first tries."""
         for attempt in range(1, TRIES + 1):
             done = self._call(command)
-            if done.returncode == 0:
+            if done.returncode == 0 and SOME not in done.stderr:
                 return done.stdout
             self._check_ready()
             say(f'{what} failed ({attempt} of {TRIES}): {_last(done.stderr)}')
