@@ -612,3 +612,48 @@ def test_a_name_that_is_not_one_for_a_cloud_is_told_the_nearest():
 
     with pytest.raises(ConfigError, match='try t5-1-1-large'):
         Job(name='T5_1.1-Large', arguments=(), run='runs/x', hosts=1)
+
+
+# A host in a folder: gcloud copies and calls there, uv makes a program of the source it is given.
+LOCAL = """#!{python}
+import os, shutil, subprocess, sys
+here = os.path.dirname(os.path.abspath(__file__))
+home, verb = here + '/host', sys.argv[4]
+command = [a.removeprefix('--command=') for a in sys.argv if a.startswith('--command=')]
+if verb == 'describe' and not os.path.isdir(home):
+    sys.exit('NOT_FOUND')
+if verb == 'describe':
+    print('ACTIVE')
+if verb == 'create':
+    os.mkdir(home)
+if verb == 'scp':
+    shutil.copy(sys.argv[5], home)
+if verb == 'ssh':
+    sys.exit(subprocess.run(['bash', '-c', command[0]], cwd=home).returncode)
+"""
+UV = """#!/bin/bash
+if [ "$1" = venv ]; then mkdir -p env/bin; touch env/bin/python; chmod +x env/bin/python; exit; fi
+source="$PWD/${{7%%[*}}"
+[ -f "$source/setup.py" ] || exit 1
+echo "#!/bin/bash
+PYTHONPATH='$source' exec {python} -m t5x_lite \\"\\$@\\"" >env/bin/t5x-lite
+chmod +x env/bin/t5x-lite
+"""
+
+
+@pytest.mark.all
+def test_what_is_packed_trains_on_a_host_that_has_nothing_else(cloud, tree, tmp_path, capsys):
+    for name, text in dict(gcloud=LOCAL, uv=UV).items():
+        (cloud.folder / name).write_text(text.format(python=sys.executable))
+        (cloud.folder / name).chmod(0o755)
+    (tree / 'sub/my_tasks.py').write_text('import t5x_lite.data.tasks.corpus_en_pd\n')
+    command = [word.replace('v5e-16', 'v5e-1') for word in TPU]
+    sizes = dict(decoder_layers=1, embed=16, heads=2, mlp=32)
+    changes = [f'model.{name}={size}' for name, size in sizes.items()]
+    changes += ['steps=2', 'log_every=1', 'streams.clm.mixture=corpus_en_pd']
+    change = (word for text in changes for word in ('--set', text))
+    main.main([*command, *change, '--import', 'my_tasks', '--poll', '0.1'])
+    assert 'step 2/2' in capsys.readouterr().out
+    folder = cloud.folder / 'host/lm/tree/sub/runs/lm'
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    assert json.loads(lines[-1])['step'] == 2

@@ -12,6 +12,7 @@ from t5x_lite.launch.machines import Machine
 
 GRACE = 300  # seconds between SIGTERM and SIGKILL on Kubernetes: time for a checkpoint
 RESTARTS = 100  # of a JobSet: a preemption counts as one
+LABELS = 'jobset.sigs.k8s.io/jobset-name', 'batch.kubernetes.io/job-completion-index'
 MOUNT = '/bucket'
 # As host.sh mounts it: others' files are seen at once, checkpoints are renamed.
 OPTIONS = (
@@ -33,8 +34,9 @@ fi
 exit "$status"
 """
 JOBSET = """\
-# kubectl apply -f THIS_FILE; logs of host 0: kubectl logs -f -l {label}
-# GKE with JobSet and the Cloud Storage FUSE driver; {hosts} hosts with {chips} chips each a slice.
+# kubectl apply -f THIS_FILE; the log of host 0:
+#   kubectl logs -f -l {label}
+# {hosts} hosts a slice, {chips} chips a host. The cluster needs JobSet and Cloud Storage FUSE.
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
@@ -106,8 +108,11 @@ SBATCH = """\
 {more}# One task on each node drives all its GPUs; without this jax would take one GPU a task.
 export JAX_LOCAL_DEVICE_IDS={devices}
 cd {folder}
+task=$(cat <<'END'
+{script}END
+)
 status=0
-srun --kill-on-bad-exit=0 bash -c {script} || status=$?
+srun --kill-on-bad-exit=0 bash -c "$task" || status=$?
 if [ "$status" = 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"  # time is up, the step is saved: go on in a new allocation
 fi
@@ -129,7 +134,7 @@ def jobset(job: Job, machine: Machine, *, image: str, account: str, spot: bool) 
     command = ['t5x-lite', *job.arguments, '--run', f'{MOUNT}/{job.folder}', *job.alone]
     script = GUARD.format(command=shlex.join(command))
     return JOBSET.format(
-        label=f'jobset.sigs.k8s.io/jobset-name={job.name},batch.kubernetes.io/job-completion-index=0',
+        label=f'{LABELS[0]}={job.name},{LABELS[1]}=0',
         name=job.name,
         restarts=RESTARTS,
         slices=slices,
@@ -167,5 +172,5 @@ def sbatch(job: Job, *, gpus: int, time: str, more: tuple[str, ...]) -> str:
         more=''.join(f'#SBATCH {option}\n' for option in more),
         devices=','.join(map(str, range(gpus))),
         folder=shlex.quote(str(Path.cwd())),
-        script=shlex.quote(script),
+        script=script,
     )
