@@ -316,6 +316,21 @@ def test_the_archive_has_tracked_and_named_files_alone(cloud, tree, tmp_path):
     ]
 
 
+def test_modules_that_the_config_itself_imports_go_along(cloud, tree, tmp_path):
+    (tree / 'sub/tasks').mkdir()
+    (tree / 'sub/tasks/mine.py').write_text('')
+    text = CONFIG.replace('steps=9', "steps=9, imports=('tasks.mine', 't5x_lite.data.tasks.c4')")
+    (tree / 'sub/tiny.py').write_text(text)
+    launch('--dry-run')
+    with tarfile.open(next(tmp_path.glob('t5x_lite_*/lm.tar.gz'))) as tar:
+        assert 'tree/sub/tasks/mine.py' in tar.getnames()
+
+
+def test_an_installed_module_is_for_hosts_that_are_told_to_install_it(cloud, tree):
+    (tree / 'requirements.txt').write_text('pyyaml\n')
+    launch('--dry-run', '--import', 'yaml')
+
+
 def test_a_config_that_is_not_tracked_goes_along_and_an_absolute_name_is_made_relative(
     cloud, tree, tmp_path
 ):
@@ -459,12 +474,23 @@ def test_a_host_mounts_the_bucket_and_installs_the_packed_source(tmp_path):
         'uv pip install --quiet --python env/bin/python --editable ./tree[data,tpu]',
     ]
     assert (host.folder / 'bucket').is_dir()
+    (host.folder / 'tree/requirements.txt').write_text('')
+    own = (host.folder / 'job.env').read_text().replace('SOURCE=tree', 'SOURCE=t5x_lite_source')
+    (host.folder / 'job.env').write_text(own)
+    assert host('install', HOME=str(tmp_path)).splitlines()[-2:] == [
+        'uv pip install --quiet --python env/bin/python --editable ./t5x_lite_source[data,tpu]',
+        'uv pip install --quiet --python ../env/bin/python --requirement requirements.txt',
+    ]
 
 
 def test_the_host_looks_for_what_training_says_when_sigterm_ends_it():
     said = "f'SIGTERM: saved step {now}"
     assert said in Path(train.__file__).read_text()
     assert "'SIGTERM: saved step'" in SCRIPT.read_text()
+
+
+def main_folder() -> Path:
+    return Path(main.__file__).resolve().parents[1]
 
 
 def k8s(capsys, *options: str, kind: str = 'v5e-16') -> dict:
@@ -605,6 +631,18 @@ def test_slurm_checks_the_batch_against_all_gpus(tree, capsys):
     where = ['launch', 'slurm', 'tiny.py', '--name', 'lm', '--run', '/shared/lm']
     told = failure(capsys, *where, '--nodes', '4', '--gpus', '8', status=2)
     assert "Stream 'clm': batch_size=16 must divide over" in told
+
+
+@pytest.mark.parametrize('where', ['k8s', 'slurm'])
+def test_the_document_shows_what_is_printed(where, capsys, monkeypatch):
+    text = (main_folder() / 'docs/launch.md').read_text()
+    command = text.split(f'$ t5x-lite launch {where} ')[1].partition(' > ')[0].replace('\\\n', ' ')
+    shown = text.split({'k8s': '```yaml\n', 'slurm': '```bash\n'}[where])[1].partition('```')[0]
+    monkeypatch.chdir(main_folder())
+    monkeypatch.setattr(sys, 'executable', '/shared/t5x_lite/.venv/bin/python')
+    main.main(['launch', where, *shlex.split(command)])
+    printed = capsys.readouterr().out.replace(f'cd {main_folder()}', 'cd /shared/t5x_lite')
+    assert printed == shown
 
 
 def test_a_name_that_is_not_one_for_a_cloud_is_told_the_nearest():

@@ -41,7 +41,7 @@ def on_tpu(options, load: Callable) -> None:
         spot=options.spot,
     )
     files = [*([options.config] if options.config else []), *options.gin_file]
-    packed = package.pack(package.find_tree(loaded, files, options.imports), job, gcloud.archive)
+    packed = package.pack(package.find_tree(loaded, files), job, gcloud.archive)
     told = f'packed {packed.files} files, {packed.size / 1e6:.1f} MB: {packed.path}'
     if options.dry_run:
         print(f'# {told}', *tpu.dry_run(gcloud), sep='\n')

@@ -35,6 +35,9 @@ install() {
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   [ -x env/bin/python ] || uv venv --quiet --python 3.12 env  # the image's own may be too old
   uv pip install --quiet --python env/bin/python --editable "./$SOURCE[data,tpu]"
+  if [ "$SOURCE" != tree ] && [ -f tree/requirements.txt ]; then
+    (cd tree && uv pip install --quiet --python ../env/bin/python --requirement requirements.txt)
+  fi
 }
 
 stop() {

@@ -16,10 +16,11 @@ from t5x_lite import config
 from t5x_lite.errors import ConfigError
 from t5x_lite.launch.job import Job
 
+REQUIREMENTS = 'requirements.txt'
 SCRIPT = Path(__file__).with_name('host.sh')
 # Where the tree is not t5x_lite's own, its source goes beside it, in a folder of this name.
 SOURCE = 't5x_lite_source'
-PARTS = ('setup.py', 'pyproject.toml', 'requirements.txt', 'README.md', 't5x_lite', 'configs')
+PARTS = ('setup.py', 'pyproject.toml', REQUIREMENTS, 'README.md', 't5x_lite', 'configs')
 
 
 class Packed(NamedTuple):
@@ -38,7 +39,7 @@ class Tree(NamedTuple):
     files: frozenset[Path]
 
 
-def find_tree(loaded: config.Loaded, files: Iterable[str], imports: Iterable[str]) -> Tree:
+def find_tree(loaded: config.Loaded, files: Iterable[str]) -> Tree:
     """The working tree around the current folder, with the files that the config needs.
 
     Raises:
@@ -54,7 +55,7 @@ def find_tree(loaded: config.Loaded, files: Iterable[str], imports: Iterable[str
     root = Path(told.strip())
     own = {config.find(name).resolve() for name in files}
     own |= {Path(where.rpartition(':')[0]).resolve() for where in loaded.origins.values()}
-    own |= {file for module in imports for file in _module_files(module, here)}
+    own |= {f for module in loaded.experiment.imports for f in _module_files(module, here, root)}
     if root != config.PROJECT:  # its configs travel with the package
         own = {file for file in own if not file.is_relative_to(config.PROJECT)}
     own = {file for file in own if file.is_file()}
@@ -101,19 +102,24 @@ def environment(tree: Tree, job: Job, source: str) -> str:
     return '\n'.join([*lines, f'ARGUMENTS=({shlex.join([*job.arguments, *job.alone])})', ''])
 
 
-def _module_files(name: str, here: Path) -> Iterator[Path]:
-    """The files of a module that --import names, and of its package; none if t5x_lite's own."""
+def _module_files(name: str, here: Path, root: Path) -> Iterator[Path]:
+    """The files of a module that registers tasks, and of its package; none if it is installed."""
     top, path = name.partition('.')[0], here.joinpath(*name.split('.'))
     if path.with_name(f'{path.name}.py').is_file() or path.is_dir():
         files = (here / top).rglob('*.py') if (here / top).is_dir() else [here / f'{top}.py']
         yield from (file.resolve() for file in files)
     elif importlib.util.find_spec(top) is None:
         raise ConfigError(f'--import {name}: there is no such module in {here}')
-    elif top != 't5x_lite':
+    elif top != 't5x_lite' and not _has_requirements(root):
         raise ConfigError(
-            f'--import {name}: is installed here, but hosts get only the files around {here}; '
-            'put the module there'
+            f'--import {name}: is installed here, but hosts get only the files around {here}; put '
+            f'the module there, or name its package in {root / REQUIREMENTS}'
         )
+
+
+def _has_requirements(root: Path) -> bool:
+    """Whether the tree asks for packages beside those of t5x_lite."""
+    return root != config.PROJECT and (root / REQUIREMENTS).is_file()
 
 
 def _all_files(path: Path) -> list[Path]:

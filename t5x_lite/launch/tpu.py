@@ -20,6 +20,10 @@ ENDED = 'launch: ended '  # host.sh's last line
 STOPPED = '143'  # its status of a run that SIGTERM ended: saved, not finished
 
 
+# What is typed here is not for ssh.
+TEXT = dict(stdin=subprocess.DEVNULL, text=True, errors='replace')
+
+
 class Preempted(Exception):
     """The TPU is not ACTIVE any more; `str` of it is its state."""
 
@@ -135,9 +139,8 @@ class Launcher:
     def _tail(self, line: int) -> tuple[int, str | None]:
         """Lines printed, and the status the run ended with; None: the connection was lost."""
         count = 0
-        with subprocess.Popen(
-            self.gcloud.follow(line), stdout=subprocess.PIPE, text=True, errors='replace'
-        ) as process:
+        command = self.gcloud.follow(line)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, **TEXT) as process:
             for text in process.stdout:
                 if text.startswith(ENDED):
                     return count, text.removeprefix(ENDED).strip()
@@ -208,7 +211,7 @@ class Launcher:
 
     def _call(self, command: list[str]) -> subprocess.CompletedProcess:
         try:
-            return subprocess.run(command, capture_output=True, text=True, errors='replace')
+            return subprocess.run(command, capture_output=True, **TEXT)
         except FileNotFoundError as error:
             raise ConfigError(
                 'gcloud: is not installed here; see cloud.google.com/sdk/docs/install, then '
