@@ -207,6 +207,7 @@ def test_after_a_preemption_it_is_made_again_and_the_run_resumes(cloud, capsys):
     cloud.answer(describe=gone, follow=[LOST, FINISHED])
     launch('--spot')
     assert cloud.verbs == ['create', *BEGIN, 'delete', 'create', *BEGIN]
+    assert all('--spot' in call for call in cloud.calls if verb_of(call) == 'create')
     starts = [call for call in cloud.calls if verb_of(call) == 'start']
     assert starts[0] == starts[1]
     assert capsys.readouterr().out == 'step 3/9\nstep 4/9\nstep 9/9\n'
