@@ -120,6 +120,7 @@ def compiled(outcome: Outcome) -> Iterator[str]:
     yield (
         f'compiled for it in {made.seconds:.0f} s; peak {_gib(outcome.needed)} GiB per device, '
         + (f'{_gib(made.arguments)} of it arguments')
+        + (f', {_gib(made.host)} GiB on its host' if made.host else '')
     )
     found = collectives.count(made.text)
     for kind, total in found.totals.items():
@@ -134,7 +135,7 @@ def times(experiment, target: Topology, outcome: Outcome, step_flops: int) -> It
     mesh = sharding_table.abstract_mesh(experiment, target.devices)
     found = memory.estimate(experiment, mesh)
     done = step_flops
-    if experiment.model.remat == 'full':
+    if experiment.model.recomputes:
         done += flops.forward_flops(experiment)
     if outcome.compiled:
         sent = collectives.count(outcome.compiled.text).sent
