@@ -3,9 +3,10 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from t5x_lite import collectives, flops, memory, sharding, sharding_table, topology, verdict
+from t5x_lite.data import sizes
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
 from t5x_lite.model.count import count
@@ -34,7 +35,8 @@ def lines(
     measure = _measure(target) if target else None
     found = memory.estimate(experiment, mesh)
     step_flops = flops.train_step_flops(experiment)
-    yield from sizes(experiment, step_flops)
+    yield from amounts(experiment, step_flops)
+    yield from epochs(experiment)
     yield from rates(experiment)
     yield ''
     yield f'{devices:,} devices: {sharding.shown(mesh.shape)}'
@@ -45,7 +47,7 @@ def lines(
         yield from on_topology(experiment, target, measure, step_flops)
 
 
-def sizes(experiment: Experiment, step_flops: int) -> Iterator[str]:
+def amounts(experiment: Experiment, step_flops: int) -> Iterator[str]:
     """Parameters, tokens and FLOPs."""
     counts, tokens = count(experiment.model, experiment.heads), experiment.tokens_per_step
     total = counts.total + counts.padding
@@ -54,6 +56,30 @@ def sizes(experiment: Experiment, step_flops: int) -> Iterator[str]:
     yield f'FLOPs per step: {step_flops:.4g} ({step_flops / tokens:.3g} per token)'
     run = experiment.steps
     yield f'the run: {run:,} steps, {run * tokens:.4g} tokens, {run * step_flops:.4g} FLOPs'
+
+
+def epochs(experiment: Experiment) -> Iterator[str]:
+    """How often each task's text is read, if rows are full and its mixture's size is known."""
+    for name, stream in experiment.streams.items():
+        known = sizes.of(stream.mixture)
+        if known is None:
+            yield (
+                f'epochs of {stream.mixture}: its size is not known here; measure it by '
+                f't5x-lite data stats {stream.mixture} --documents 1000000000'
+            )
+            continue
+        if isinstance(stream.rates, Mapping):
+            start = {
+                task: rate(0) if callable(rate) else rate for task, rate in stream.rates.items()
+            }
+            known = known._replace(rates={task: float(start[task]) for task in known.tasks})
+        elif stream.rates is not None:
+            documents = {task: size.documents for task, size in known.tasks.items()}
+            known = known._replace(rates=stream.rates(documents))
+        rows = (shape for k, (shape, _) in stream.spec().items() if k.endswith('_input_tokens'))
+        drawn = experiment.steps * max(math.prod(shape) for shape in rows)
+        for task, times in sizes.epochs(known, drawn).items():
+            yield f'epochs of {task}: {times:,.2f} of {known.tasks[task].tokens:,} tokens ({name})'
 
 
 def rates(experiment: Experiment) -> Iterator[str]:
@@ -120,6 +146,7 @@ def compiled(outcome: Outcome) -> Iterator[str]:
     yield (
         f'compiled for it in {made.seconds:.0f} s; peak {_gib(outcome.needed)} GiB per device, '
         + (f'{_gib(made.arguments)} of it arguments')
+        + (f', {_gib(made.host)} GiB on its host' if made.host else '')
     )
     found = collectives.count(made.text)
     for kind, total in found.totals.items():
@@ -134,7 +161,7 @@ def times(experiment, target: Topology, outcome: Outcome, step_flops: int) -> It
     mesh = sharding_table.abstract_mesh(experiment, target.devices)
     found = memory.estimate(experiment, mesh)
     done = step_flops
-    if experiment.model.remat == 'full':
+    if experiment.model.recomputes:
         done += flops.forward_flops(experiment)
     if outcome.compiled:
         sent = collectives.count(outcome.compiled.text).sent

@@ -196,13 +196,17 @@ def saved_type(folder: Path, step: int, path: str) -> tuple[tuple[int, ...], Any
 
 
 def read_arrays(folder: Path, step: int, like: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Some parameters of a step by their paths, each placed as the array of `like` is."""
+    """Some parameters of a step by their paths, each placed as the array of `like` is.
+
+    One that is larger in `like` has zeros behind what was saved, one that is smaller is cut.
+    """
     shapes = {
         path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
         for path, x in like.items()
     }
-    _, params = read_params(folder, step, unflatten_dict(shapes, sep='/'))
-    return flatten_dict(params, sep='/')
+    wanted = _params_like(unflatten_dict(shapes, sep='/'), strict=False)
+    read = lambda manager, found: manager.restore(found, args=wanted)['state']['params']
+    return flatten_dict(_newest(folder, step, read)[1], sep='/')
 
 
 def write_params(folder: Path, params) -> None:
@@ -211,9 +215,12 @@ def write_params(folder: Path, params) -> None:
         manager.save(0, args=ocp.args.Composite(state=ocp.args.StandardSave({'params': params})))
 
 
-def _params_like(like):
+def _params_like(like, *, strict: bool = True):
     like = {'params': like}
     restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+    if not strict:
+        loose = lambda own: dataclasses.replace(own, strict=False)
+        restore_args = jax.tree.map(loose, restore_args)
     wanted = ocp.args.PyTreeRestore(like, partial_restore=True, restore_args=restore_args)
     return ocp.args.Composite(state=wanted)
 

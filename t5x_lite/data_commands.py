@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from t5x_lite import paint_html
-from t5x_lite.data import measure, seqio_source
+from t5x_lite.data import measure, seqio_source, sizes
 from t5x_lite.data import show as views
 from t5x_lite.data import tasks as shipped
 from t5x_lite.errors import ConfigError
@@ -68,10 +68,28 @@ def stats(options, experiment) -> tuple[Iterable[str], Callable[[], str]]:
     else:
         how = dict(documents=options.documents, batches=options.batches)
         found = measure.of_experiment(experiment, options.split, **how)
+    if options.split == 'train':
+        remember(found, options.documents)
     page = lambda: paint_html.stats_page(title(options), found)
     if options.json:
         return [json.dumps(found.as_json(), indent=2)], page
     return make_painter().stats(found), page
+
+
+def remember(found, documents: int) -> None:
+    """Writes down sizes of mixtures that were read whole: `check` tells epochs by them."""
+    for name, mixture in found.mixtures.items():
+        if all(task.documents < documents for task in mixture.tasks.values()):
+            own = {k: sizes.Size(t.documents, tokens(t)) for k, t in mixture.tasks.items()}
+            try:
+                sizes.remember(name, sizes.Sizes(own, mixture.rates))
+            except OSError as error:
+                print(f'sizes of {name} are not kept for `check`: {error}', file=sys.stderr)
+
+
+def tokens(task) -> int:
+    """Of a task's texts; annotations of them, which have no vocabulary, do not count."""
+    return sum(x.tokens for x in task.features.values() if x.unknown is not None)
 
 
 def find_experiment(options, load: Callable):

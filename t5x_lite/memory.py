@@ -56,7 +56,7 @@ def estimate(experiment: Experiment, mesh) -> Memory:
     activations, logits, layer = 0, 0, 0
     for name, stream in experiment.streams.items():
         kept = _kept(experiment, name, stream, mesh)
-        activations += kept.layers + kept.others
+        activations += kept.others + (0 if experiment.model.remat == 'offload' else kept.layers)
         logits = logits + kept.logits
         if experiment.model.remat != 'none':
             model = dataclasses.replace(experiment.model, remat='none')
@@ -172,7 +172,7 @@ def _gathered(experiment: Experiment, params, mesh) -> int:
 
 def traffic(experiment: Experiment, memory: Memory, mesh) -> int:
     """Bytes that a step reads and writes at least: state, weights of each pass, activations."""
-    passes = (3 if experiment.model.remat == 'full' else 2) * experiment.microbatches
+    passes = (3 if experiment.model.recomputes else 2) * experiment.microbatches
     item = jnp.dtype(experiment.model.dtype).itemsize
     gathered = memory.parameters * ways(experiment, mesh, 'embed')
     weights = passes * gathered * item // 4
@@ -184,7 +184,7 @@ def exchanged(experiment: Experiment, memory: Memory, mesh) -> int:
     """Bytes that a device sends in a step by the usual pattern of the mesh's axes."""
     _, data, fsdp, context, model = (mesh.shape[axis] for axis in AXES)
     config, item = experiment.model, jnp.dtype(experiment.model.dtype).itemsize
-    passes = (3 if config.remat == 'full' else 2) * experiment.microbatches
+    passes = (3 if config.recomputes else 2) * experiment.microbatches
     shard, copies = memory.parameters, data * context
     total = shard * (fsdp - 1) * (passes * item / 4 + 1) if fsdp > 1 else 0
     total += 2 * shard * (copies - 1) / copies

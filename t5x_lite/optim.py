@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import DictKey, keystr, tree_map_with_path
 
+from t5x_lite.rounded_state import rounded
 from t5x_lite.schedules import Rsqrt, Schedule, is_number, require
 
 NO_DECAY = (r'(^|/)(bias|scale|relative_bias|temperature)$',)
@@ -17,15 +18,17 @@ STACK = 'blocks'  # below this key each array is [layers, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What all optimizers share: the rate, and decay of all but `no_decay` parameters.
+    """What all optimizers share: the rate, decay of all but `no_decay` parameters, state's type.
 
     `learning_rate` is a number or a schedule; `no_decay` holds regular expressions, searched in
-    parameter paths such as `decoder/blocks/mlp/wide/kernel`.
+    parameter paths such as `decoder/blocks/mlp/wide/kernel`. `state_dtype='bfloat16'` keeps moments
+    in half the memory (rounded_state.py); the update is computed in float32 all the same.
     """
 
     learning_rate: float | Schedule
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = NO_DECAY
+    state_dtype: str = 'float32'
 
     def __post_init__(self):
         rate = self.learning_rate
@@ -35,6 +38,13 @@ class Optimizer:
         several = isinstance(self.no_decay, tuple | list) and all(map(_is_regex, self.no_decay))
         require(self, 'no_decay', several, 'a tuple of regular expressions', NO_DECAY)
         object.__setattr__(self, 'no_decay', tuple(self.no_decay))
+        known = self.state_dtype in ('float32', 'bfloat16')
+        require(self, 'state_dtype', known, 'float32 or bfloat16', 'bfloat16')
+
+    def build(self) -> optax.GradientTransformation:
+        """The optax transformation; its state lies like the parameters."""
+        inner = self._transformation()
+        return rounded(inner) if self.state_dtype == 'bfloat16' else inner
 
     def schedule(self, step):
         """The learning rate of update step + 1, a float32 scalar."""
@@ -54,8 +64,7 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019).
 
     param -= rate * (m / (sqrt(v) + eps) + weight_decay * param). `bias_correction=False` is BERT's
-    Adam. `clip` bounds the global norm of the gradients. `moment_dtype` is the type that m is kept
-    in, 'bfloat16' to save memory; v is float32.
+    Adam. `clip` bounds the global norm of the gradients.
     """
 
     weight_decay: float = 0.01
@@ -64,7 +73,6 @@ class AdamW(Optimizer):
     eps: float = 1e-8
     bias_correction: bool = True
     clip: float | None = None
-    moment_dtype: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -74,18 +82,14 @@ class AdamW(Optimizer):
         require(self, 'eps', is_number(self.eps) and self.eps > 0, 'a number above 0', 1e-8)
         holds = self.clip is None or (is_number(self.clip) and self.clip > 0)
         require(self, 'clip', holds, 'a norm above 0, or None for no clipping', 1.0)
-        known = (None, 'float32', 'bfloat16')
-        rule = 'None, float32 or bfloat16'
-        require(self, 'moment_dtype', self.moment_dtype in known, rule, 'bfloat16')
 
-    def build(self) -> optax.GradientTransformation:
-        """The optax transformation; its state lies like the parameters."""
+    def _transformation(self):
         clip = [] if self.clip is None else [optax.clip_by_global_norm(self.clip)]
         return optax.chain(*clip, self._direction(), optax.scale_by_learning_rate(self.schedule))
 
     def _direction(self):
         """m / (sqrt(v) + eps) + weight_decay * param; the state's first part is Adam's."""
-        adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment_dtype)
+        adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
         adam = adam if self.bias_correction else _uncorrected(adam, self.eps)
         return optax.chain(adam, optax.add_decayed_weights(self.weight_decay, self.decayed))
 
@@ -152,9 +156,8 @@ class Adafactor(Optimizer):
         whole = type(self.min_factored) is int and self.min_factored > 0
         require(self, 'min_factored', whole, 'an integer of 1 or more', 128)
 
-    def build(self) -> optax.GradientTransformation:
-        """The optax transformation; each layer of a stack is treated as an array of its own."""
-        return per_layer(
+    def _transformation(self):
+        return per_layer(  # each layer of a stack is treated as an array of its own
             optax.adafactor(
                 self.schedule,
                 min_dim_size_to_factor=self.min_factored,

@@ -1,6 +1,7 @@
 """TrainState, and the jitted train and eval steps."""
 # SPDX-License-Identifier: Apache-2.0
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -64,25 +65,32 @@ def make_init(experiment: Experiment, mesh):
     return jax.jit(lambda: init_state(experiment), out_shardings=state_shardings(experiment, mesh))
 
 
-def start_from(experiment: Experiment, mesh, load, fresh) -> TrainState:
-    """The TrainState of step 0 with weights from elsewhere; nothing is held twice.
+def start_from(experiment: Experiment, mesh, weights) -> TrainState:
+    """The TrainState of step 0 with weights from elsewhere (`warm_start.Opened`).
 
-    Args:
-      load: {path: shape} of all weights to {path: array} of those that it has, placed alike.
-      fresh: the paths of the others, which are drawn.
+    Nothing is held twice but what is drawn and loaded in part.
     """
     like = flatten_dict(abstract_state(experiment, mesh).params, sep='/')
 
     def draw():
         params = flatten_dict(init_state(experiment).params, sep='/')
-        return {path: params[path] for path in fresh}
+        return {path: params[path] for path in weights.fresh}
 
-    drawn = jax.jit(draw, out_shardings={path: like[path].sharding for path in fresh})()
-    params = unflatten_dict({**load(like), **drawn}, sep='/')
+    drawn = jax.jit(draw, out_shardings={path: like[path].sharding for path in weights.fresh})()
+    loaded = weights.load(like)
+    for path, (dim, size) in weights.parts.items():
+        drawn[path] = _begun_with(loaded.pop(path), drawn[path], dim, size)
+    params = unflatten_dict({**loaded, **drawn}, sep='/')
     where = state_shardings(experiment, mesh)
     trained, _ = frozen.split(params, experiment.teachers)
     opt_state = jax.jit(experiment.optimizer.build().init, out_shardings=where.opt_state)(trained)
     return TrainState(jax.device_put(jnp.int32(0), where.step), params, opt_state)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3), donate_argnums=1)
+def _begun_with(loaded, drawn, dim: int, size: int):
+    """The first `size` along a dimension as loaded, the rest as drawn."""
+    return jnp.where(jax.lax.broadcasted_iota(int, drawn.shape, dim) < size, loaded, drawn)
 
 
 def batch_means(experiment: Experiment, model, batches, key=None) -> dict[str, Mean]:

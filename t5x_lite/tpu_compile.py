@@ -30,11 +30,15 @@ UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 class Compiled(NamedTuple):
-    """What the compiler made: its text, seconds it took, bytes of arguments on a device."""
+    """What the compiler made: its text, seconds it took, bytes of arguments on a device, on hosts.
+
+    The latter are for each device: what remat's `offload` keeps there.
+    """
 
     text: str
     seconds: float
     arguments: int
+    host: int
 
 
 def require_compiler() -> None:
@@ -79,7 +83,8 @@ def compile_step(experiment: Experiment, topology: Topology) -> Outcome:
     except jax.errors.JaxRuntimeError as error:
         return refusal(str(error), topology)
     found = compiled.memory_analysis()
-    made = Compiled(compiled.as_text(), time.monotonic() - began, found.argument_size_in_bytes)
+    seconds, host = time.monotonic() - began, found.host_temp_size_in_bytes
+    made = Compiled(compiled.as_text(), seconds, found.argument_size_in_bytes, host)
     return Outcome(found.peak_memory_in_bytes, topology.memory, made)
 
 

@@ -177,7 +177,7 @@ def restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights):
         if weights is None:
             return step.make_init(experiment, mesh)(), Window()
         reporter.say(weights.told)
-        return step.start_from(experiment, mesh, weights.load, weights.fresh), Window()
+        return step.start_from(experiment, mesh, weights), Window()
     number, state, data, means = found
     for name, rows in loaders.items():
         rows.restore(data[name])

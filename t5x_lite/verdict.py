@@ -59,7 +59,7 @@ def first_fix(
 def changes(experiment: Experiment, devices: int, available: int) -> Iterator[tuple]:
     """(options, experiment), each a change more; those that do not divide are left out."""
     options, remat = (), experiment.model.remat
-    for policy in {'none': ('dots', 'full'), 'dots': ('full',), 'full': ()}[remat]:
+    for policy in {'none': ('dots', 'full'), 'dots': ('full',)}.get(remat, ()):
         model = dataclasses.replace(experiment.model, remat=policy)
         experiment = dataclasses.replace(experiment, model=model)
         options = (f'model.remat={policy}',)

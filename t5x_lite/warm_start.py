@@ -17,13 +17,15 @@ class Opened(NamedTuple):
 
     `told` says in words what is loaded, new and left out; `fresh` are the paths of what is new;
     `load` makes the other arrays, each placed as its shape in {path: shape} is; `keep` is a folder
-    whose config.json and tokenizer files belong to these weights.
+    whose config.json and tokenizer files belong to these weights. `parts` are arrays of `fresh`
+    that are loaded too, as far as they go: {path: (dimension, how many along it)}.
     """
 
     told: str
     fresh: list[str]
     load: Callable[[Mapping[str, Any]], dict[str, Any]]
     keep: Path | None = None
+    parts: Mapping[str, tuple[int, int]] = {}
 
 
 class Init(Protocol):
@@ -69,7 +71,7 @@ def open_all(init: Init | None, model, heads, teachers: Mapping, shapes) -> Open
         part.told if not prefix else f'{prefix[:-1]}: {part.told}' for prefix, part in parts.items()
     ]
     fresh = [*parts[''].fresh, *(path for path in shapes if path.startswith(drawn))]
-    return Opened('\n'.join(filter(None, told)), fresh, load, parts[''].keep)
+    return Opened('\n'.join(filter(None, told)), fresh, load, parts[''].keep, parts[''].parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,7 @@ class CheckpointWeights:
     path: str
     step: int | None = None
     rename: tuple[tuple[str, str], ...] = ()
+    resize_vocab: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, 'rename', tuple(tuple(pair) for pair in self.rename))
@@ -164,7 +167,9 @@ class CheckpointWeights:
         step, saved = checkpoint.saved_shapes(folder, self.step)
         places = {self._renamed(path): path for path in saved}
         found = {ours: theirs for ours, theirs in places.items() if ours in shapes}
-        self._check(found, saved, shapes)
+        resized = _resized(found, saved, shapes, model.rows)
+        parts = resized if self.resize_vocab else {}
+        self._check(found, saved, shapes, parts, resized)
         fresh = sorted(shapes.keys() - found.keys())
         unread = sorted(saved.keys() - set(found.values()))
 
@@ -175,15 +180,19 @@ class CheckpointWeights:
 
         lines = [f'{self.path}, step {step}: loaded {len(found)} arrays']
         lines += [f'new: {path} {list(shapes[path])}' for path in fresh]
+        for path, (dim, size) in parts.items():
+            now = shapes[path][dim]
+            lines.append(f'resized: {path}, {size:,} of the vocabulary before, {now:,} now')
         lines += [f'left out: {path}' for path in unread]
-        return Opened('\n  '.join(lines), fresh, load, Path(self.path) / kept_files.FOLDER)
+        told, keep = '\n  '.join(lines), Path(self.path) / kept_files.FOLDER
+        return Opened(told, [*fresh, *parts], load, keep, parts)
 
     def _renamed(self, path: str) -> str:
         for pattern, new in self.rename:
             path = re.sub(pattern, new, path)
         return path
 
-    def _check(self, found, saved, shapes) -> None:
+    def _check(self, found, saved, shapes, parts, resized) -> None:
         if not found:
             wanted = next(iter(shapes))
             raise ConfigError(
@@ -191,20 +200,40 @@ class CheckpointWeights:
                 f'{nearest(wanted, saved)}; give rename=((pattern, replacement),)'
             )
         for ours, theirs in found.items():
-            if tuple(saved[theirs]) != tuple(shapes[ours]):
+            if tuple(saved[theirs]) != tuple(shapes[ours]) and ours not in parts:
+                fix = 'give it the same sizes, or rename what should not be loaded'
+                if ours in resized:
+                    fix += '; resize_vocab=True takes over a vocabulary of another size'
                 raise ConfigError(
                     f'from_checkpoint: {self.path} has {theirs} {list(saved[theirs])}, but the '
-                    f'model has {ours} {list(shapes[ours])}; give it the same sizes, or rename '
-                    'what should not be loaded'
+                    f'model has {ours} {list(shapes[ours])}; {fix}'
                 )
 
 
+def _resized(found, saved, shapes, rows: int) -> dict[str, tuple[int, int]]:
+    """Arrays that differ in the dimension of the vocabulary alone: it, and its size when saved."""
+    out = {}
+    for ours, theirs in found.items():
+        now, before = tuple(shapes[ours]), tuple(saved[theirs])
+        dims = [i for i, pair in enumerate(zip(now, before, strict=False)) if len({*pair}) > 1]
+        if len(now) == len(before) and len(dims) == 1 and now[dims[0]] == rows:
+            out[ours] = dims[0], before[dims[0]]
+    return out
+
+
 def from_checkpoint(
-    path: str, *, step: int | None = None, rename: tuple[tuple[str, str], ...] = ()
+    path: str,
+    *,
+    step: int | None = None,
+    rename: tuple[tuple[str, str], ...] = (),
+    resize_vocab: bool = False,
 ) -> CheckpointWeights:
     """Weights of a run folder's newest checkpoint (or of `step`), by their paths.
 
     `rename` holds pairs of a regular expression and its replacement, applied to saved paths such as
     `heads/mlm/dense/kernel`. What the checkpoint lacks starts fresh, what it has more is left out.
+    With `resize_vocab` the vocabulary may be larger or smaller: a token keeps the row of its id,
+    and ids that are new have rows as drawn. (Sentinels that are the last ids of a vocabulary are
+    others in a larger one.)
     """
-    return CheckpointWeights(path=path, step=step, rename=rename)
+    return CheckpointWeights(path=path, step=step, rename=rename, resize_vocab=resize_vocab)

@@ -24,6 +24,7 @@ from t5x_lite import (
     tpu_compile,
     verdict,
 )
+from t5x_lite.data import sizes
 from t5x_lite.errors import ConfigError
 from t5x_lite.sharding import MeshShape
 from t5x_lite.verdict import Outcome
@@ -178,6 +179,35 @@ def test_context_splits_activations_and_gathers_keys_and_values():
 def test_a_topology_that_does_not_exist_names_the_nearest(name, message):
     with pytest.raises(ConfigError, match=message):
         topology.find(name, 1000)
+
+
+def test_epochs_are_told_of_each_task_of_a_mixture_or_how_to_learn_its_size():
+    two = sizes.Sizes({'a': sizes.Size(10, 1000), 'b': sizes.Size(10, 4000)}, {'a': 1, 'b': 1})
+    assert sizes.epochs(two, 10_000) == {'a': 2.0, 'b': 2.0}
+    assert sizes.epochs(two._replace(rates={'a': 4, 'b': 1}), 8000) == {'a': 4.0, 'b': 1.0}
+    experiment = fixtures.experiment('clm', batch_size=16)  # 16 rows of 16 tokens
+    stream = dataclasses.replace(experiment.streams['clm'], mixture='corpus_en_pd_mix')
+    of = lambda **changes: list(
+        check.epochs(
+            dataclasses.replace(
+                experiment, streams={'clm': dataclasses.replace(stream, **changes)}, steps=6488
+            )
+        )
+    )
+    assert of() == [
+        'epochs of austen: 1.00 of 835,883 tokens (clm)',
+        'epochs of sotu: 1.00 of 825,126 tokens (clm)',
+    ]
+    assert 'epochs of sotu: 0.00' in of(rates={'austen': 1.0, 'sotu': 0.0})[1]
+    assert of(mixture='mine')[0].endswith('t5x-lite data stats mine --documents 1000000000')
+
+
+def test_what_stats_measured_is_remembered(monkeypatch, tmp_path):
+    monkeypatch.setenv('T5X_LITE_DATA_DIR', str(tmp_path))
+    assert sizes.of('mine') is None
+    measured = sizes.Sizes({'mine': sizes.Size(3, 12)}, {'mine': 1.0})
+    sizes.remember('mine', measured)
+    assert sizes.of('mine') == measured
 
 
 def test_the_first_change_that_fits_is_the_cheapest_that_was_measured():

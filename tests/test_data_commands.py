@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from t5x_lite import main, paint_text
+from t5x_lite.data import sizes
 
 PROJECT = Path(__file__).resolve().parent.parent
 CLM = 'configs/runs/clm_mini.gin'
@@ -121,3 +122,12 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch, terminal, variables, 
         monkeypatch.setenv(name, value)
     monkeypatch.setattr('sys.stdout.isatty', lambda: terminal)
     assert paint_text.in_colour() is coloured
+
+
+def test_stats_of_a_whole_task_are_what_check_tells_epochs_by(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv('T5X_LITE_DATA_DIR', str(tmp_path))
+    main.main(['data', 'stats', 'austen', '--documents', '100'])
+    assert not (tmp_path / 'sizes').exists()  # it has 239
+    main.main(['data', 'stats', 'austen', '--documents', '240'])
+    assert sizes.of('austen').tasks == sizes.SHIPPED['austen'].tasks
+    assert (tmp_path / 'sizes/austen.json').exists()

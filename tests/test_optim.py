@@ -1,6 +1,7 @@
 """Schedules on literals; optimizers against their equations; stacked layers equal unstacked."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import re
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from t5x_lite import optim
+from t5x_lite import optim, rounded_state
 from t5x_lite.errors import ConfigError
 from t5x_lite.optim import Adafactor, AdamW, StableAdamW
 from t5x_lite.schedules import (
@@ -71,7 +72,7 @@ def test_values_compare_and_print_as_the_call_that_makes_them():
         (lambda: AdamW(learning_rate=1.0, b2=1.0), 'AdamW: b2=1.0'),
         (lambda: AdamW(learning_rate=1.0, eps=0.0), 'AdamW: eps=0.0'),
         (lambda: AdamW(learning_rate=1.0, clip=0.0), 'AdamW: clip=0.0'),
-        (lambda: AdamW(learning_rate=1.0, moment_dtype='f8'), "AdamW: moment_dtype='f8'"),
+        (lambda: Adafactor(state_dtype='f8'), "Adafactor: state_dtype='f8'"),
         (lambda: AdamW(learning_rate=1.0, no_decay='bias'), "AdamW: no_decay='bias'"),
         (lambda: AdamW(learning_rate=1.0, no_decay=('(',)), 'AdamW: no_decay='),
         (lambda: StableAdamW(learning_rate=1.0, weight_decay=-1), 'StableAdamW: weight_decay=-1'),
@@ -282,14 +283,49 @@ def test_clip_bounds_the_global_norm(norm, share):
     close(optax.tree.get(state, 'mu'), jax.tree.map(lambda g: share * g, grads))
 
 
-def test_moment_dtype_is_the_first_moments_alone():
-    for optimizer in (AdamW, StableAdamW, lambda **kw: AdamW(bias_correction=False, **kw)):
-        transform = optimizer(learning_rate=0.1, moment_dtype='bfloat16').build()
-        params = {'blocks': {'kernel': jnp.ones((2, 3))}}
-        updates, state = transform.update(params, transform.init(params), params)
-        kinds = [optax.tree.get(state, name)['blocks']['kernel'].dtype for name in ('mu', 'nu')]
-        assert kinds == [jnp.bfloat16, jnp.float32]
-        assert updates['blocks']['kernel'].dtype == jnp.float32
+@pytest.mark.parametrize('optimizer', [AdamW(learning_rate=0.1), Adafactor(min_factored=2)])
+def test_a_state_in_bfloat16_takes_half_and_changes_the_first_update_little(optimizer):
+    rng = np.random.default_rng(0)
+    params = {'blocks': {'kernel': jnp.asarray(rng.normal(size=(2, 8, 8)), jnp.float32)}}
+    grads = jax.tree.map(jnp.sin, params)
+    half = dataclasses.replace(optimizer, state_dtype='bfloat16')
+    updates, moments = [], []
+    for transform in (optimizer.build(), half.build()):
+        state = transform.init(params)
+        update, state = jax.jit(transform.update)(grads, state, params)
+        updates.append(update['blocks']['kernel'])
+        moments.append(sum(x.nbytes for x in jax.tree.leaves(state) if x.ndim > 1))
+    assert moments[0] == 2 * moments[1]
+    close(*updates, rtol=1e-6)  # the state was 0, and the update is in float32
+
+
+def test_a_second_moment_in_bfloat16_still_grows_to_the_squared_gradient():
+    """Rounded to the nearest it would stop at a few per cent: a step is below half a unit."""
+    transform = AdamW(learning_rate=0.1, state_dtype='bfloat16').build()
+    params = {'kernel': jnp.zeros((64, 64))}
+    grads = {'kernel': jnp.full((64, 64), 2.0)}
+    state, nearest = transform.init(params), jnp.bfloat16(0)
+
+    def step(carry, _):
+        state, nearest = carry
+        _, state = transform.update(grads, state, params)
+        return (state, (0.999 * jnp.float32(nearest) + 0.001 * 4).astype(jnp.bfloat16)), None
+
+    (state, nearest), _ = jax.lax.scan(step, (state, nearest), None, length=3000)
+    exact = 4 * (1 - 0.999**3000)
+    nu = [x for x in jax.tree.leaves(state) if x.ndim == 2][-1]
+    assert nu.dtype == jnp.bfloat16 and nearest < 0.5 * exact
+    assert float(nu.astype(jnp.float32).mean()) == pytest.approx(exact, rel=0.01)
+
+
+def test_rounding_at_random_keeps_what_is_exact_and_is_right_on_average():
+    exact = jnp.array([0.0, -1.5, 2.0**-130, jnp.inf, 3e38])
+    kept = rounded_state.at_random(exact, jax.random.key(0)).astype(jnp.float32)
+    np.testing.assert_array_equal(kept[:4], exact[:4])
+    x = jnp.full(100_000, 1 + 2.0**-9)  # a quarter of the way to the next one
+    found = rounded_state.at_random(x, jax.random.key(1)).astype(jnp.float32)
+    assert set(np.unique(found)) == {1.0, 1 + 2.0**-7}
+    assert float((found > 1).mean()) == pytest.approx(0.25, abs=0.01)
 
 
 def test_rate_t_is_used_for_update_t_plus_1():

@@ -99,7 +99,7 @@ def test_explain_says_where_each_value_was_set():
 def test_explain_of_a_python_file_names_the_file():
     text = printing.explain(config.load('experiments/clm_mini.py', ['mesh.fsdp=2']))
     assert comment(text, 'embed') == 'experiments/clm_mini.py'
-    assert comment(text, 'mesh') == '--set'
+    assert comment(text, 'fsdp') == '--set'
     assert comment(text, 'remat') == 'default'
 
 

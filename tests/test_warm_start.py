@@ -84,7 +84,7 @@ def test_renamed_paths_find_their_place(tmp_path):
     checkpoint.write_params(tmp_path / 'checkpoints', unflatten_dict(old, sep='/'))
     shapes = {path: x.shape for path, x in params.items()}
     init = from_checkpoint(str(tmp_path), rename=((r'^heads/old/', 'heads/mlm/'),))
-    opened = init.open(None, {}, shapes)
+    opened = init.open(fixtures.experiment('mlm').model, {}, shapes)
     assert 'new' not in opened.told and 'left out' not in opened.told
     for path, array in opened.load(params).items():
         np.testing.assert_array_equal(array, params[path])
@@ -114,3 +114,51 @@ def test_an_experiment_prints_what_it_begins_with():
     again = fixtures.experiment('mlm', init=from_hf('files'))
     exec(printing.source(again), names)
     assert names['experiment'].init == from_hf('files')
+
+
+@pytest.mark.parametrize('vocab', [96, 48])
+def test_a_vocabulary_of_another_size_keeps_the_rows_of_its_ids(earlier, tmp_path, capsys, vocab):
+    folder, params = earlier
+    init = from_checkpoint(str(folder), resize_vocab=True)
+    experiment = fixtures.experiment('mlm', model=dict(vocab=vocab), init=init)
+    mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
+    fresh = flatten_dict(step.make_init(experiment, mesh)().params, sep='/')
+    state, checkpoints = started(experiment, tmp_path)
+    checkpoints.close()
+    kept = min(vocab, 64)
+    for path, array in flatten_dict(state.params, sep='/').items():
+        if path not in ('token_embedding/embedding', 'heads/mlm/bias'):
+            np.testing.assert_array_equal(array, params[path], err_msg=path)
+            continue
+        np.testing.assert_array_equal(array[:kept], params[path][:kept], err_msg=path)
+        np.testing.assert_array_equal(array[kept:], fresh[path][kept:], err_msg=path)
+        assert len(array) == vocab
+    told = capsys.readouterr()
+    told = told.out + told.err
+    assert f'resized: token_embedding/embedding, 64 of the vocabulary before, {vocab} now' in told
+
+
+def test_without_resize_vocab_another_vocabulary_is_refused_and_the_way_named(earlier, tmp_path):
+    init = from_checkpoint(str(earlier[0]))
+    experiment = fixtures.experiment('mlm', model=dict(vocab=96), init=init)
+    with pytest.raises(ConfigError, match='resize_vocab=True takes over a vocabulary of another'):
+        started(experiment, tmp_path)
+
+
+def test_resize_vocab_forgives_no_other_size(earlier, tmp_path):
+    init = from_checkpoint(str(earlier[0]), resize_vocab=True)
+    experiment = fixtures.experiment('mlm', model=dict(mlp=128), init=init)
+    with pytest.raises(ConfigError, match='mlp.*give it the same sizes'):
+        started(experiment, tmp_path)
+
+
+def test_a_vocabulary_is_resized_on_a_mesh_too(earlier, tmp_path):
+    init = from_checkpoint(str(earlier[0]), resize_vocab=True)
+    one = fixtures.experiment('mlm', model=dict(vocab=96), init=init)
+    many = dataclasses.replace(one, mesh=sharding.MeshShape(fsdp=4, model=2))
+    weights = train.open_init(one)
+    states = [
+        step.start_from(e, sharding.make_mesh(e.mesh, jax.devices()[:n]), weights)
+        for e, n in ((one, 1), (many, 8))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, states[0].params, states[1].params)

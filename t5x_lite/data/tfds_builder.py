@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import contextlib
-import os
 import sys
 import tempfile
 import threading
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from t5x_lite.data import corpora
+from t5x_lite.data.sizes import default_data_dir
 from t5x_lite.errors import ConfigError
 
 SHARDS = 8
@@ -60,11 +60,6 @@ class WikiTopics(_Corpus):
 _LOCK = threading.Lock()  # TFDS's builders and the standard output are the whole process's
 
 NAME = f'{CorpusEnPd.name}:{CorpusEnPd.VERSION}'
-
-
-def default_data_dir() -> Path:
-    """`$T5X_LITE_DATA_DIR`, or a folder in the user's cache."""
-    return Path(os.environ.get('T5X_LITE_DATA_DIR') or '~/.cache/t5x_lite/tfds').expanduser()
 
 
 def prepare(data_dir: str | Path | None = None, builder: type[_Corpus] = CorpusEnPd) -> Path:

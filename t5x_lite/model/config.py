@@ -12,7 +12,7 @@ from t5x_lite.model.norms import RMSNorm
 from t5x_lite.model.positions import Rope
 
 DTYPES = ('float32', 'bfloat16')
-REMAT = ('none', 'dots', 'full')
+REMAT = ('none', 'dots', 'full', 'offload')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class ModelConfig:
     """Sizes and variants. `encoder_layers, decoder_layers` choose the family: BERT, GPT or T5.
 
     Parameters are float32; `dtype` is what matrices are multiplied in; softmax, loss and norm
-    statistics are float32. Changing `remat` or `unroll` changes memory and speed, no number.
+    statistics are float32. Changing `remat` or `unroll` changes memory and speed, no number:
+    `offload` is `full` with each layer's input in the host's memory until the backward pass.
     """
 
     vocab: int  # ids that are embedded and scored, at least the vocabulary's size
@@ -70,7 +71,7 @@ class ModelConfig:
     dropout: float = 0.0
     init: Any = Normal()
     dtype: str = 'float32'
-    remat: str = 'none'  # what the backward pass computes again: none, all but dots, full
+    remat: str = 'none'  # what the backward pass computes again: none, all but dots, full, offload
     unroll: int = 1  # layers per iteration of the scan over layers
 
     def __post_init__(self):
@@ -98,6 +99,11 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f'ModelConfig: dropout={self.dropout} must be in [0, 1); try 0.1')
+
+    @property
+    def recomputes(self) -> bool:
+        """The backward pass begins each layer again from its input."""
+        return self.remat in ('full', 'offload')
 
     def _check_sizes(self):
         optional = ('head_size', 'kv_heads', 'embedding_size')

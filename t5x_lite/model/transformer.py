@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.attention import HIDDEN, causal_mask, order_mask, segment_mask, soft_cap
@@ -14,7 +15,14 @@ from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.layers import Embedding, Linear, Norm, dropout
 from t5x_lite.sharding import constrain
 
+LAYER_INPUT = 'layer_input'
 SAVED = {  # what remat keeps from the forward pass
+    'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[LAYER_INPUT],
+        offload_src='device',
+        offload_dst='pinned_host',
+    ),
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'full': jax.checkpoint_policies.nothing_saveable,
 }
@@ -71,6 +79,7 @@ class Stack(nnx.Module):
 
         def layer(x_BxLxD, xs):
             block, index, *rest = xs
+            x_BxLxD = checkpoint_name(x_BxLxD, LAYER_INPUT)
             x_BxLxD, seen = block(x_BxLxD, context, index, *rest)
             return x_BxLxD, (seen, x_BxLxD if keep else None)
 

@@ -131,7 +131,9 @@ def test_cached_decoding_equals_full_decoding(variant, encoder):
     close(jnp.concatenate(parts, axis=1), full)
 
 
-@pytest.mark.parametrize('change', [dict(remat='full'), dict(remat='dots'), dict(unroll=2)])
+@pytest.mark.parametrize(
+    'change', [dict(remat='full'), dict(remat='dots'), dict(remat='offload'), dict(unroll=2)]
+)
 def test_remat_and_unroll_change_no_number(change):
     plain = make('t5', encoder=2, decoder=2, dropout=0.1)
     x, key = tokens(), jax.random.key(5)

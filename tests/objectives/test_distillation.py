@@ -75,7 +75,7 @@ def start(own):
     """A mesh, and the state a run starts from: the teacher's weights from its folder."""
     mesh = sharding.make_mesh(own.mesh, jax.devices()[:1])
     weights = train.open_init(own)
-    return mesh, step.start_from(own, mesh, weights.load, weights.fresh)
+    return mesh, step.start_from(own, mesh, weights)
 
 
 def test_the_teacher_has_its_weights_no_optimizer_state_and_does_not_move(run_of_a_teacher):
@@ -131,7 +131,7 @@ def test_a_mesh_and_microbatches_change_no_loss(run_of_a_teacher):
         own = dataclasses.replace(experiment(objective), **changes)
         mesh = sharding.make_mesh(own.mesh, jax.devices()[: 4 if changes else 1])
         weights = train.open_init(own)
-        state = step.start_from(own, mesh, weights.load, weights.fresh)
+        state = step.start_from(own, mesh, weights)
         batches = sharding.put_batch(fixtures.batches(own, 1)[0]['mlm'], mesh)
         _, means = step.make_train_step(own, mesh)(state, {'mlm': batches})
         values.append({k: float(m.value) for k, m in jax.device_get(means).items() if 'loss' in k})
