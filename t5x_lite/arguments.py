@@ -150,6 +150,7 @@ def _add_ckpt(commands) -> None:
     )
     command.set_defaults(command='ckpt import')
 
+    _add_adapters(commands)
     command = commands.add_parser('export', help='a run as files that transformers loads')
     command.add_argument('--from', required=True, type=Path, dest='source', help='folder of a run')
     command.add_argument('--to', required=True, type=Path, help='the folder to make')
@@ -168,6 +169,23 @@ def _add_ckpt(commands) -> None:
         help='of the tensors (default: %(default)s)',
     )
     command.set_defaults(command='ckpt export')
+
+
+def _add_adapters(commands) -> None:
+    for name, told in (
+        ('merge', "a run with LoRA as a run's folder of the base, adapters added to its weights"),
+        ('adapter', "a run's LoRA adapters alone, as files that peft loads"),
+    ):
+        command = commands.add_parser(name, help=told)
+        command.add_argument(
+            '--from', required=True, type=Path, dest='source', help='folder of a run'
+        )
+        command.add_argument('--to', required=True, type=Path, help='the folder to make')
+        command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+        command.set_defaults(command=f'ckpt {name}')
+    command.add_argument(
+        '--own-names', action='store_true', help="t5x_lite's paths in place of peft's names"
+    )
 
 
 def _add_data(commands) -> None:

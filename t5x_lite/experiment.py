@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from t5x_lite import schedules
+from t5x_lite import schedules, selector
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.objective import Objective
@@ -94,6 +94,9 @@ class Experiment:
     optimizer: Any
     steps: int
     evals: Mapping[str, Any] = field(default_factory=dict)
+    adapt: Any = None  # what is added to the model to be trained in its place (tuning/lora.py, ...)
+    trainable: Any = None  # what learns: pairs (pattern, True, False or the step from which)
+    rate_factors: Any = None  # pairs (pattern, factor of the learning rate); both: selector.py
     init: Any = None  # where a fresh run's weights come from (warm_start.py); None draws them
     mesh: MeshShape = MeshShape()
     rules: Mapping[str, Any] = field(default_factory=lambda: dict(RULES))
@@ -118,6 +121,8 @@ class Experiment:
             )
         if type(self.seed) is not int or self.seed < 0:
             raise ConfigError(f'Experiment: seed={self.seed!r} must be an integer of 0 or more')
+        selector.check_trainable('Experiment: trainable', self.trainable)
+        selector.check_factors('Experiment: rate_factors', self.rate_factors)
         if not self.streams:
             raise ConfigError('Experiment: streams={} must hold at least one Stream')
         for name, stream in self.streams.items():
@@ -134,6 +139,8 @@ class Experiment:
         self._check_best()
         for evaluator in self.evals.values():
             evaluator.check(self)
+        if self.adapt is not None:
+            self.adapt.check(self)
 
     def _check_stacks(self, name: str, stream: Stream) -> None:
         missing = [s for s in stream.objective.forward.needs if s not in self.model.stacks]

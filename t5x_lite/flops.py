@@ -46,14 +46,16 @@ def _traced(experiment: Experiment, outputs) -> tuple[int, int]:
     plain = dataclasses.replace(experiment.model, remat='none')
     experiment = dataclasses.replace(experiment, model=plain)
     model_of = step.model_of(experiment)
-    trained, fixed = frozen.split(step.abstract_params(experiment), experiment.teachers)
+    params = step.abstract_params(experiment)
+    starts = frozen.starts(experiment, params)
+    trained, fixed = frozen.split(params, starts)
     batches = {
         name: {array: jax.ShapeDtypeStruct(*kind) for array, kind in stream.spec().items()}
         for name, stream in experiment.streams.items()
     }
 
     def forward(trained, fixed, batches):
-        model = model_of(frozen.join(trained, fixed))
+        model = model_of(frozen.join(trained, fixed, starts))
         return outputs(experiment, model, batches, jax.random.key(0))
 
     jaxpr = jax.make_jaxpr(forward)(trained, fixed, batches).jaxpr

@@ -134,7 +134,10 @@ def config(options) -> None:
         return
     loaded = load(options)
     if options.count:
-        print('\n'.join(counted(loaded.experiment.model, loaded.experiment.heads)))
+        from t5x_lite.tuning import summary
+
+        counts = counted(loaded.experiment.model, loaded.experiment.heads)
+        print('\n'.join([*counts, *summary.lines(loaded.experiment)]))
     elif options.sharding:
         from t5x_lite import sharding_table
 
@@ -217,6 +220,17 @@ def export_weights(options) -> None:
     print(exchange.export_run(options.source, options.to, **chosen))
 
 
+def move_adapters(options) -> None:
+    from t5x_lite.interop import adapted
+
+    source, target, step = options.source, options.to, options.step
+    if options.command == 'ckpt merge':
+        print(adapted.merge_run(source, target, step=step))
+    else:
+        own = options.own_names
+        print(adapted.export_adapter(source, target, step=step, own_names=own))
+
+
 def look_at_checkpoints(options) -> None:
     from t5x_lite import checkpoint_view
 
@@ -280,6 +294,8 @@ COMMANDS = {
     'ckpt diff': look_at_checkpoints,
     'ckpt import': import_weights,
     'ckpt export': export_weights,
+    'ckpt merge': move_adapters,
+    'ckpt adapter': move_adapters,
     'data vocab': vocab,
     'data show': look_at_data,
     'data stats': look_at_data,

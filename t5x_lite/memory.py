@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from t5x_lite import frozen, sharding_table, step
+from t5x_lite import frozen, selector, sharding_table, step
 from t5x_lite.experiment import Experiment, Stream
 from t5x_lite.objectives import vocabulary_loss
 from t5x_lite.objectives.losses import TokenLoss
@@ -51,8 +51,7 @@ def estimate(experiment: Experiment, mesh) -> Memory:
     of_optimizer = lambda row: row.path.startswith(('opt_state', 'step'))
     params = [row for row in rows if not of_optimizer(row)]
     held = sum(row.bytes for row in params)
-    teachers = tuple(f'heads/{name}/' for name in experiment.teachers)
-    fixed = sum(row.bytes for row in params if row.path.startswith(teachers)) if teachers else 0
+    fixed = sum(map(_resting(experiment), params))
     activations, logits, layer = 0, 0, 0
     for name, stream in experiment.streams.items():
         kept = _kept(experiment, name, stream, mesh)
@@ -70,6 +69,18 @@ def estimate(experiment: Experiment, mesh) -> Memory:
         logits=logits,
         working=layer + _gathered(experiment, params, mesh),
     )
+
+
+def _resting(experiment: Experiment):
+    """The function row -> bytes of it that never learn."""
+    starts = frozen.starts(experiment, step.abstract_params(experiment))
+
+    def of(row) -> int:
+        value = starts[row.path]
+        values = selector.each(value, 1)
+        return row.bytes * sum(map(frozen.rests, values)) // len(values)
+
+    return of
 
 
 def state_bytes(experiment: Experiment, mesh) -> int:
@@ -122,7 +133,9 @@ def _kept(experiment: Experiment, name: str, stream: Stream, mesh) -> _Kept:
 def _residuals(experiment: Experiment, name: str, stream: Stream) -> list:
     """Shapes of what differentiating a stream's loss keeps, with ROWS rows."""
     model_of = step.model_of(experiment)
-    trained, fixed = frozen.split(step.abstract_params(experiment), experiment.teachers)
+    params = step.abstract_params(experiment)
+    starts = frozen.starts(experiment, params)
+    trained, fixed = frozen.split(params, starts)
     experiment = _at_once(experiment, name, stream)
     weights = step.loss_weights(experiment, 0)
     batch = {
@@ -132,7 +145,7 @@ def _residuals(experiment: Experiment, name: str, stream: Stream) -> list:
 
     def backward(trained, fixed, batch):
         def loss(trained):
-            model = model_of(frozen.join(trained, fixed))
+            model = model_of(frozen.join(trained, fixed, starts))
             means = step.batch_means(experiment, model, {name: batch}, jax.random.key(0))
             return sum(means[k].total for k in weights if k in means)
 

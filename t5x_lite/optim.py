@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import DictKey, keystr, tree_map_with_path
 
+from t5x_lite import selector
 from t5x_lite.rounded_state import rounded
 from t5x_lite.schedules import Rsqrt, Schedule, is_number, require
 
 NO_DECAY = (r'(^|/)(bias|scale|relative_bias|temperature)$',)
-STACK = 'blocks'  # below this key each array is [layers, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,9 @@ class Optimizer:
 
     def decayed(self, params):
         """The tree of params with True where weight decay applies."""
-        kept = lambda path: any(re.search(pattern, path) for pattern in self.no_decay)
+        rules = [*((pattern, False) for pattern in self.no_decay), ('', True)]
         return tree_map_with_path(
-            lambda path, _: not kept(keystr(path, simple=True, separator='/')), params
+            lambda path, _: selector.first(rules, keystr(path, simple=True, separator='/')), params
         )
 
 
@@ -188,21 +188,32 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
 
 
 def _over_stacks(function, args, like):
-    """function(*args), mapped over the layers of each stack; its result is a tree as `like`."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(args)]
-    for stack in sorted({_stack(path) for path in paths} - {None}):
-        function = jax.vmap(function, _layer_axes(args, stack), _layer_axes(like, stack))
+    """function(*args), mapped over the layers of each stack; its result is a tree as `like`.
+
+    Of a stack that learns in part, arrays of equally many layers are mapped together.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(args[-1])  # the parameters
+    stacks = {_keys(path): (_stack(path), x.shape[0]) for path, x in leaves if _stack(path)}
+    for stack in sorted({*stacks.values()}):
+        axes = lambda tree, stack=stack: _layer_axes(tree, stacks, stack)
+        function = jax.vmap(function, axes(args), axes(like))
     return function(*args)
 
 
-def _layer_axes(tree, stack):
-    return tree_map_with_path(lambda path, _: 0 if _stack(path) == stack else None, tree)
+def _layer_axes(tree, stacks, stack):
+    own = lambda path, _: 0 if stacks.get(_keys(path)) == stack else None
+    return tree_map_with_path(own, tree)
+
+
+def _keys(path) -> tuple[str, ...]:
+    """The path of a parameter, also in that of an optimizer's array for it: its dict keys."""
+    return tuple(key.key for key in path if isinstance(key, DictKey))
 
 
 def _stack(path) -> tuple[str, ...] | None:
-    """The stack that a parameter, or an optimizer's array for it, belongs to: its dict keys."""
-    keys = [key.key for key in path if isinstance(key, DictKey)]
-    return tuple(keys[: keys.index(STACK) + 1]) if STACK in keys else None
+    """The stack that a parameter belongs to."""
+    keys = _keys(path)
+    return keys[: keys.index(selector.STACK) + 1] if selector.STACK in keys else None
 
 
 def _is_regex(pattern) -> bool:

@@ -168,3 +168,30 @@ class WarmupStableDecay(_WarmedUp):
 
     def share(self, t):
         return 1.0 - jnp.sqrt(self.passed(t, self.steps - self.decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlantedTriangular:
+    """From peak / ratio up to `peak` within the share `cut` of the steps, then back down.
+
+    Howard & Ruder 2018 (ULMFiT): cut 0.1, ratio 32.
+    """
+
+    peak: float
+    steps: int
+    cut: float = 0.1
+    ratio: float = 32.0
+
+    def __post_init__(self):
+        _require_rate(self, 'peak')
+        _require_steps(self, 'steps', 1)
+        holds = is_number(self.cut) and 0 < self.cut < 1 and self.steps * self.cut >= 1
+        require(self, 'cut', holds, 'a share in (0, 1) of at least one step', 0.1)
+        holds = is_number(self.ratio) and self.ratio >= 1
+        require(self, 'ratio', holds, 'a number of 1 or more', 32.0)
+
+    def __call__(self, step):
+        t, top = jnp.float32(step), math.floor(self.steps * self.cut)
+        down = 1.0 - (t - top) / (top * (1.0 / self.cut - 1.0))
+        share = jnp.clip(jnp.where(t < top, t / top, down), 0.0, 1.0)
+        return self.peak * (1.0 + share * (self.ratio - 1.0)) / self.ratio

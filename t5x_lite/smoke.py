@@ -14,6 +14,7 @@ from t5x_lite.model.heads import ProjectionHead
 from t5x_lite.objective import Objective
 from t5x_lite.overrides import children, dotted
 from t5x_lite.sharding import MeshShape
+from t5x_lite.tuning.presets import GradualUnfreezing, LastLayers
 
 STEPS = 30
 EVERY = 10  # steps between evaluations, and between checkpoints
@@ -57,6 +58,8 @@ def shrink(experiment: Experiment, *, data_dir: bool = False) -> Experiment:
     return dataclasses.replace(
         experiment,
         **changes,
+        trainable=_rules(experiment.trainable, steps),
+        rate_factors=_rules(experiment.rate_factors, steps),
         init=None,  # other sizes than those of the weights that it names
         model=_model(experiment.model, vocab),
         streams=streams,
@@ -158,6 +161,18 @@ def rescale(value, steps: int, of: int):
         new['steps'] = max(1, new['steps'])
     changes = {name: new[name] for name in old if new[name] != old[name]}
     return dataclasses.replace(value, **changes) if changes else value
+
+
+def _rules(value, steps: int):
+    """What learns, or how fast, of few layers in few steps; pairs may name layers that are gone."""
+    if not callable(value):
+        return None
+    if isinstance(value, LastLayers):
+        return dataclasses.replace(value, count=min(value.count, LAYERS))
+    if isinstance(value, GradualUnfreezing):
+        groups = 2 * LAYERS + 2
+        return dataclasses.replace(value, every=max(1, min(value.every, steps // groups)))
+    return value
 
 
 def _evaluator(value, small: Callable[[Objective], Objective]):

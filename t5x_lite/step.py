@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from t5x_lite import frozen, microbatches, sharding
 from t5x_lite.experiment import Experiment
 from t5x_lite.metrics import Mean, Means
 from t5x_lite.microbatches import Losses
 from t5x_lite.model import transformer
+from t5x_lite.tuning import adapters, updates
 
 
 class TrainState(NamedTuple):
@@ -26,10 +26,17 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
+def build(experiment: Experiment):
+    """The experiment's model with fresh weights from its seed, adapted if it says so."""
+    model = transformer.build(experiment.model, experiment.heads, experiment.seed)
+    if experiment.adapt is not None:
+        experiment.adapt.apply(model, adapters.key(experiment))
+    return model
+
+
 def abstract_model(experiment: Experiment):
     """The model's shapes and axes, without memory."""
-    make = lambda: transformer.build(experiment.model, experiment.heads)
-    return jax.eval_shape(make)
+    return jax.eval_shape(lambda: build(experiment))
 
 
 def abstract_params(experiment: Experiment) -> dict:
@@ -45,17 +52,18 @@ def model_of(experiment: Experiment):
 
 def init_state(experiment: Experiment) -> TrainState:
     """Fresh weights from the experiment's seed, and the optimizer's empty state."""
-    model = transformer.build(experiment.model, experiment.heads, experiment.seed)
-    params = nnx.to_pure_dict(nnx.state(model))
-    trained, _ = frozen.split(params, experiment.teachers)
-    return TrainState(jnp.int32(0), params, experiment.optimizer.build().init(trained))
+    params = nnx.to_pure_dict(nnx.state(build(experiment)))
+    trained, _ = frozen.split(params, frozen.starts(experiment, params))
+    opt_state = updates.transformation(experiment, params).init(trained)
+    return TrainState(jnp.int32(0), params, opt_state)
 
 
 def state_shardings(experiment: Experiment, mesh) -> TrainState:
     """A NamedSharding per array; an optimizer array lies like the parameter it belongs to."""
     params = sharding.shardings(abstract_model(experiment), mesh, experiment.rules)
     shapes = jax.eval_shape(lambda: init_state(experiment))
-    trained, where = (frozen.split(x, experiment.teachers)[0] for x in (shapes.params, params))
+    starts = frozen.starts(experiment, shapes.params)
+    trained, where = (frozen.split(x, starts)[0] for x in (shapes.params, params))
     opt_state = sharding.like_params(shapes.opt_state, trained, where, mesh)
     return TrainState(sharding.whole(mesh), params, opt_state)
 
@@ -70,20 +78,21 @@ def start_from(experiment: Experiment, mesh, weights) -> TrainState:
 
     Nothing is held twice but what is drawn and loaded in part.
     """
-    like = flatten_dict(abstract_state(experiment, mesh).params, sep='/')
+    like = frozen.flat(abstract_state(experiment, mesh).params)
 
     def draw():
-        params = flatten_dict(init_state(experiment).params, sep='/')
+        params = frozen.flat(init_state(experiment).params)
         return {path: params[path] for path in weights.fresh}
 
     drawn = jax.jit(draw, out_shardings={path: like[path].sharding for path in weights.fresh})()
     loaded = weights.load(like)
     for path, (dim, size) in weights.parts.items():
         drawn[path] = _begun_with(loaded.pop(path), drawn[path], dim, size)
-    params = unflatten_dict({**loaded, **drawn}, sep='/')
     where = state_shardings(experiment, mesh)
-    trained, _ = frozen.split(params, experiment.teachers)
-    opt_state = jax.jit(experiment.optimizer.build().init, out_shardings=where.opt_state)(trained)
+    params = adapters.begun(experiment, frozen.unflat({**loaded, **drawn}), where.params)
+    trained, _ = frozen.split(params, frozen.starts(experiment, params))
+    begin = updates.transformation(experiment, params).init
+    opt_state = jax.jit(begin, out_shardings=where.opt_state)(trained)
     return TrainState(jax.device_put(jnp.int32(0), where.step), params, opt_state)
 
 
@@ -203,12 +212,14 @@ def train_step(experiment: Experiment, model_of_params, state: TrainState, batch
     The means are each stream's own, and `loss` (the weighted sum), `grad_norm`, `learning_rate`;
     where several losses are added, each one's `weight` and each stream's `loss` too.
     """
-    trained, fixed = frozen.split(state.params, experiment.teachers)
-    model_of_trained = lambda trained: model_of_params(frozen.join(trained, fixed))
+    starts = frozen.starts(experiment, state.params)
+    trained, fixed = frozen.split(state.params, starts)
+    model_of_trained = lambda trained: model_of_params(frozen.join(trained, fixed, starts))
     total, means, grads = gradients(experiment, model_of_trained, trained, batches, state.step)
-    optimizer = experiment.optimizer.build()
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-    params = bounded(model_of_trained(optax.apply_updates(trained, updates)))
+    optimizer = updates.transformation(experiment, state.params)
+    changes, opt_state = optimizer.update(grads, state.opt_state, trained)
+    moved = bounded(model_of_trained(optax.apply_updates(trained, changes)))
+    params = frozen.join(frozen.split(moved, starts)[0], fixed, starts)
     one = jnp.float32(1.0)
     means |= sums(experiment, means, state.step)
     means |= {
@@ -243,8 +254,9 @@ def make_term_norms(experiment: Experiment, mesh):
     def norms(state, batches):
         with sharding.active(mesh, experiment.rules):
             weights, out = loss_weights(experiment, state.step), {}
-            trained, fixed = frozen.split(state.params, experiment.teachers)
-            model_of_trained = lambda trained: model_of_params(frozen.join(trained, fixed))
+            starts = frozen.starts(experiment, state.params)
+            trained, fixed = frozen.split(state.params, starts)
+            model_of_trained = lambda trained: model_of_params(frozen.join(trained, fixed, starts))
             for name, weight in weights.items():
                 alone = {**dict.fromkeys(weights, 0.0), name: weight}
                 args = (trained, batches, state.step, alone)

@@ -21,6 +21,7 @@ from t5x_lite.interop import kept_files
 from t5x_lite.metrics import Mean
 from t5x_lite.progress import Reporter
 from t5x_lite.report import write_report
+from t5x_lite.tuning import summary
 from t5x_lite.window import Window
 
 
@@ -103,6 +104,8 @@ def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb
     weights = open_init(experiment) if checkpoints.empty() else None
     if weights and weights.keep and hosts.is_first():
         kept_files.copy(weights.keep, folder / kept_files.FOLDER)
+    for line in summary.lines(experiment):
+        reporter.say(line)
     hosts.stage('compiles and opens the data')
     held = held_rows(experiment, mesh)
     with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles
@@ -164,6 +167,8 @@ def compile_step(experiment: Experiment, mesh):
 
 def open_init(experiment: Experiment):
     """What a fresh run's weights are read from, checked before memory is taken; None: drawn."""
+    if experiment.adapt is not None:
+        experiment.adapt.check_init(experiment.init)
     params = flatten_dict(step.abstract_params(experiment), sep='/')
     shapes = {path: x.shape for path, x in params.items()}
     own = {name: h for name, h in experiment.heads.items() if name not in experiment.teachers}

@@ -25,12 +25,14 @@ from t5x_lite.run import IMPORTED
 class Architecture:
     """A model and its heads: what the folder of an imported run says of it, in model.py.
 
-    `parts` are names of heads that belong to training alone, which no export has.
+    `parts` are names of heads that belong to training alone, which no export has; `adapt` is what
+    was added to the model, `Experiment.adapt`.
     """
 
     model: ModelConfig
     heads: Mapping[str, Any]
     parts: tuple[str, ...] = ()
+    adapt: Any = None
 
 
 def import_folder(source: Path, run: Path, *, strict: bool = True) -> str:
@@ -105,8 +107,13 @@ def _abstract(own: Architecture, where):
     """(graph, {path: shape}) of a model, placed `where`."""
     from t5x_lite.model import transformer
 
-    abstract = jax.eval_shape(lambda: transformer.build(own.model, own.heads))
-    graph, state = nnx.split(abstract)
+    def build():
+        model = transformer.build(own.model, own.heads)
+        if own.adapt is not None:
+            own.adapt.apply(model, jax.random.key(0))
+        return model
+
+    graph, state = nnx.split(jax.eval_shape(build))
     shapes = flatten_dict(nnx.to_pure_dict(state), sep='/')
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
     return graph, {path: place(x) for path, x in shapes.items()}
@@ -137,16 +144,16 @@ def export_run(
       ConfigError: no run, a folder that is not empty, a model of no known family.
       RunError: a checkpoint that is missing or damaged.
     """
-    from t5x_lite import checkpoint
     from t5x_lite.interop import architectures, hugging_face
 
     own = architecture_of(run)
     names = chosen_heads({n: h for n, h in own.heads.items() if n not in own.parts}, heads)
     values = {new: own.heads[old] for old, new in names.items()}
     architectures.family_of(own.model, values)
-    _, like = _abstract(own, _host())
     check_free(target)
-    found, params = checkpoint.read_params(run / 'checkpoints', step, unflatten_dict(like, sep='/'))
+    found, params = read_run(run, own, step)
+    if own.adapt is not None:
+        params = own.adapt.merged(params)
     if 'heads' in params:
         params['heads'] = {new: params['heads'][old] for old, new in names.items()}
     arrays, kept = flatten_dict(params, sep='/'), run / kept_files.FOLDER
@@ -157,6 +164,14 @@ def export_run(
     lines = [f'step {found} of {run}: {target.resolve()}']
     lines += [f'left out: {name}, a part of training alone' for name in own.parts]
     return '\n'.join([*lines, kept_files.told(names)])
+
+
+def read_run(run: Path, own: Architecture, step: int | None = None) -> tuple[int, Any]:
+    """(step, parameters in the host's memory) of a run's checkpoint, adapters among them."""
+    from t5x_lite import checkpoint
+
+    like = unflatten_dict(_abstract(own, _host())[1], sep='/')
+    return checkpoint.read_params(run / 'checkpoints', step, like)
 
 
 def chosen_heads(known: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, str]:
@@ -183,7 +198,12 @@ def architecture_of(run: Path) -> Architecture:
         from t5x_lite import config
 
         experiment = config.load(run / 'experiment.py').experiment
-        return Architecture(model=experiment.model, heads=experiment.heads, parts=experiment.parts)
+        return Architecture(
+            model=experiment.model,
+            heads=experiment.heads,
+            parts=experiment.parts,
+            adapt=experiment.adapt,
+        )
     raise ConfigError(f'{run}: no run is there (neither experiment.py nor {IMPORTED})')
 
 

@@ -37,6 +37,13 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     return found
 
 
+def read_file(file: Path) -> dict[str, Tensor]:
+    """All tensors of one file; ConfigError if it is missing or damaged."""
+    if not file.is_file():
+        raise ConfigError(f'{file}: there is no such file')
+    return dict(_tensors(file))
+
+
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         what = 'is a file, not a folder' if folder.exists() else 'there is no such folder'
@@ -64,7 +71,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    safe_open = _safetensors().safe_open
+    safe_open = safetensors_library().safe_open
     try:
         opened = safe_open(file, framework='np')
     except Exception as error:  # SafetensorError is raised under several names
@@ -80,7 +87,8 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
         yield name, Tensor(tuple(part.get_shape()), read)
 
 
-def _safetensors():
+def safetensors_library():
+    """The module; ConfigError that says how to install it."""
     try:
         import safetensors
     except ImportError as error:

@@ -20,18 +20,25 @@ def weight(rngs, shape, axes, stddev, units=None) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """y = x W + b over the last dimension; W [in, out] is cast to the type of x."""
+    """y = x W + b over the last dimension; W [in, out] is cast to the type of x.
+
+    An `adapter`, put there after it is made, adds what it makes of x.
+    """
 
     def __init__(self, size, axes, stddev, rngs, *, bias: bool, units=None):
         units = units or size
         self.kernel = weight(rngs, size, axes, stddev, units)
         zeros = jnp.zeros(size[1:])
         self.bias = nnx.Param(zeros, axes=axes[1:], units=units[1:]) if bias else None
+        self.adapter = None
 
     def __call__(self, x):
         # Rows as one dimension: a plain matrix product, whose gradients need no transposes. On a
         # CPU a feed-forward layer of 256 x 1024 takes 23 ms this way, 39 ms with [B, L] kept apart.
-        y = x.reshape(-1, x.shape[-1]) @ self.kernel[...].astype(x.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        y = rows @ self.kernel[...].astype(x.dtype)
+        if self.adapter is not None:
+            y = y + self.adapter(rows)
         if self.bias is not None:
             y = y + self.bias[...].astype(y.dtype)[None]
         return y.reshape(*x.shape[:-1], y.shape[-1])

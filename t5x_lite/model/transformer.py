@@ -133,6 +133,7 @@ class Model(nnx.Module):
         self.decoder = Stack(config, decoder, encoder > 0, 0, rngs) if decoder else None
         spread = config.init.stddev('linear', config.embed, config)
         self.output = None if config.tied else Embedding(*table, spread, rngs)
+        self.prompt = None  # learned vectors in front of the first stack's tokens (prompt tuning)
         self.heads = nnx.Dict({k: head.build(config, rngs) for k, head in (heads or {}).items()})
 
     def encode(
@@ -151,10 +152,16 @@ class Model(nnx.Module):
         `types` [B, L] marks sentences A and B (`token_type_ids`), all 0 if None. `order`, a pair of
         integers [B, L] (order, reach), lets a token see those of its segment whose order is at most
         its own reach; all of them if None. With `every_layer` those after each layer, [N, B, L, D];
-        the last, and only it, after the final norm.
+        the last, and only it, after the final norm. Where a decoder follows, a prompt's come first.
         """
         if self.encoder is None:
             raise ConfigError('Model.encode: encoder_layers=0, there is no encoder')
+        skip = 0
+        if self.prompt is not None:
+            marks = segments, positions
+            tokens_BxL, segments, positions = self.prompt.before(tokens_BxL, *marks)
+            types = None if types is None else jnp.pad(types, ((0, 0), (self.prompt.length, 0)))
+            skip = 0 if self.decoder is not None else self.prompt.length
         context = both_ways(self.encoder, tokens_BxL, segments, positions, types)
         if order is not None:
             self.config.check_order('Model.encode')
@@ -162,7 +169,8 @@ class Model(nnx.Module):
             context = context._replace(mask=context.mask & order_mask(reach_BxL, order_BxL))
         run = self.encoder.run(self.embed(tokens_BxL), context, key, keep=every_layer)
         hidden_BxLxD, (_, layers_NxBxLxD) = run
-        return layers_NxBxLxD.at[-1].set(hidden_BxLxD) if every_layer else hidden_BxLxD
+        hidden = layers_NxBxLxD.at[-1].set(hidden_BxLxD) if every_layer else hidden_BxLxD
+        return hidden[..., skip:, :]
 
     def decode(
         self,
@@ -183,6 +191,10 @@ class Model(nnx.Module):
         """
         if self.decoder is None:
             raise ConfigError('Model.decode: decoder_layers=0, there is no decoder')
+        prompt = self.prompt if self.encoder is None and cache is None else None
+        if prompt is not None:
+            marks = segments, prefix, positions
+            tokens_BxL, segments, prefix, positions = prompt.before(tokens_BxL, *marks)
         segments = jnp.ones_like(tokens_BxL) if segments is None else segments
         start = 0 if cache is None else cache.length
         query_L = start + jnp.arange(tokens_BxL.shape[1])
@@ -193,8 +205,8 @@ class Model(nnx.Module):
                 cache.segments_BxM, segments, start, axis=1
             )
             memory_segments = cache.memory_segments
-        elif memory is not None and memory_segments is None:
-            memory_segments = jnp.ones(memory.shape[:2], jnp.int32)
+        elif memory is not None:
+            memory_segments = _memory_segments(memory, memory_segments)
         context = Context(
             positions_BxL=_positions(tokens_BxL, positions, start),
             query_L=query_L,
@@ -214,24 +226,31 @@ class Model(nnx.Module):
         if cache is not None:
             length = start + tokens_BxL.shape[1]
             cache = Cache(*seen, key_segments, length, cross, memory_segments)
-        return hidden_BxLxD, cache
+        return hidden_BxLxD if prompt is None else hidden_BxLxD[:, prompt.length :], cache
 
     def start_cache(self, batch: int, length: int, memory=None, memory_segments=None) -> Cache:
-        """An empty cache for `length` positions; the memory's keys and values are computed here."""
-        config = self.config
+        """A cache for `length` positions; the memory's keys and values are computed here.
+
+        It is empty, but for the prompt of a decoder that stands alone.
+        """
+        config, first = self.config, self.prompt if self.encoder is None else None
+        length = length if first is None else length + first.length
         shape = (config.decoder_layers, batch, config.groups, length, config.kv)
         zeros = jnp.zeros(shape, config.dtype)
         cross = None
         if memory is not None:
             cross = jax.vmap(lambda block: block.cross.keys_values(memory))(self.decoder.blocks)
-            if memory_segments is None:
-                memory_segments = jnp.ones(memory.shape[:2], jnp.int32)
+            memory_segments = _memory_segments(memory, memory_segments)
         filled_BxM = jnp.zeros((batch, length), jnp.int32)
-        return Cache(zeros, zeros, filled_BxM, jnp.int32(0), cross, memory_segments)
+        cache = Cache(zeros, zeros, filled_BxM, jnp.int32(0), cross, memory_segments)
+        return cache if first is None else self.decode(first.tokens(batch), cache=cache)[1]
 
     def embed(self, tokens_BxL):
         """Token embeddings [B, L, D] in the compute type."""
-        return self.token_embedding(tokens_BxL, self.config.dtype)
+        if self.prompt is None:
+            return self.token_embedding(tokens_BxL, self.config.dtype)
+        x_BxLxD = self.token_embedding(jnp.maximum(tokens_BxL, 0), self.config.dtype)
+        return self.prompt.put(x_BxLxD, tokens_BxL)
 
     def logits(self, hidden_BxLxD):
         """Scores over the vocabulary, [B, L, V] in float32."""
@@ -259,6 +278,14 @@ def both_ways(stack: Stack, tokens_BxL, segments=None, positions=None, types=Non
         mask=segment_mask(segments, segments),
         bias=stack.bias(index_L, index_L, True),
     )
+
+
+def _memory_segments(memory_BxMxD, segments):
+    """Segments [B, M] of a memory; of a prompt in front of its text, that of the text."""
+    if segments is None:
+        return jnp.ones(memory_BxMxD.shape[:2], jnp.int32)
+    more = memory_BxMxD.shape[1] - segments.shape[1]
+    return jnp.pad(segments, ((0, 0), (more, 0)), constant_values=1) if more else segments
 
 
 def _positions(tokens_BxL, positions_BxL, start=0):

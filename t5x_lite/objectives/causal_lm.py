@@ -28,6 +28,11 @@ class CausalLM:
     features: ClassVar[tuple[str, ...]] = ('targets',)
     longest: ClassVar[int | None] = None
 
+    @property
+    def packs(self) -> bool:
+        """Rows hold several documents that do not see each other."""
+        return self.join and self.separate
+
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
         check_lengths('causal_lm', lengths, {'targets': 2}, 'a token and EOS')
         if vocabulary is not None:

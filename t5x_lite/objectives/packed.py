@@ -4,7 +4,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Packed:
 
     converter: Converter
     buffer: int = 1024
+    packs: ClassVar[bool] = True
 
     def __post_init__(self):
         if type(self.buffer) is not int or self.buffer < 2:

@@ -1,0 +1,128 @@
+"""LoRA, a value for `Experiment.adapt`: low-rank matrices beside frozen linear layers."""
+# SPDX-License-Identifier: Apache-2.0
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from t5x_lite import selector
+from t5x_lite.errors import ConfigError
+from t5x_lite.schedules import is_number, require
+
+# Flax is imported where weights are made: reading a config stays fast.
+
+DOWN, UP = 'adapter/down', 'adapter/up'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """W + (alpha / rank) A B for the linear layers whose path the pattern is found in.
+
+    The pattern is one of selector.py: `attention/(query|value)/` (Hu et al. 2021), or with numbers
+    of layers, `encoder/blocks/(10|11)/attention/`. A is normal, B zero: at birth nothing changes.
+    Adapters learn, and with `heads` the model's heads, if `Experiment.trainable` is None.
+    Published: RoBERTa base rank 8, alpha 8, rate 5e-4; GPT-2 rank 4, alpha 32, rate 2e-4.
+    """
+
+    pattern: str = 'attention/(query|value)/'
+    rank: int = 8
+    alpha: float = 8.0
+    heads: bool = True
+
+    def __post_init__(self):
+        selector.check('Lora: pattern', ((self.pattern, True),), bool, 'True')
+        holds = type(self.rank) is int and self.rank >= 1
+        require(self, 'rank', holds, 'an integer of 1 or more', 8)
+        holds = is_number(self.alpha) and self.alpha > 0
+        require(self, 'alpha', holds, 'a number above 0', 8.0)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def check(self, experiment) -> None:
+        """Any experiment can be adapted; the pattern meets the model when it is built."""
+
+    def merged(self, params: Mapping[str, Any]) -> dict:
+        """The base model's parameters with the adapters' products added to them."""
+        return merge(params, self.scale)
+
+    def begun(self, params: Mapping[str, Any], key) -> dict:
+        """The parameters as they are: nothing of an adapter depends on the base."""
+        return params
+
+    def check_init(self, init) -> None:
+        """ConfigError if adapters that a run begins with have another alpha / rank."""
+        scale = getattr(init, 'scale', self.scale)
+        if scale != self.scale:
+            raise ConfigError(
+                f'Lora: alpha={self.alpha} with rank={self.rank} scales by {self.scale}, the '
+                f'adapters of {init.path} by {scale}; set alpha={scale * self.rank}'
+            )
+
+    def trainable(self, heads: Mapping[str, Any]) -> selector.Rules:
+        """The adapters of the layers that the pattern is found in, and the heads."""
+        # The module's path as the pattern saw it: a name behind it, no matter which.
+        own = rf'^(?=.*/adapter/)(?=.*?(?:{self.pattern}))'
+        rules = [(own, True), ('/adapter/', False)] if self._in_part() else [('/adapter/', True)]
+        return (*rules, *([('^heads/', True)] if heads and self.heads else []), ('.*', False))
+
+    def _in_part(self) -> bool:
+        """The pattern may choose layers of a stack by their numbers."""
+        return bool(re.search(r'blocks/', self.pattern))
+
+    def apply(self, model, key) -> None:
+        """Puts adapters into a model; ConfigError for a target that is no linear layer."""
+        import jax
+        from flax import nnx
+
+        from t5x_lite.model.adapters import LowRank
+        from t5x_lite.model.layers import Linear
+
+        flat = nnx.to_flat_state(nnx.state(model))
+        shapes = {'/'.join(map(str, path)): x.shape for path, x in flat}
+        for i, path in enumerate(self.targets(shapes)):
+            module = _module(model, path.split('/'))
+            if not isinstance(module, Linear):
+                known = [p.removesuffix('/kernel') for p in shapes if p.endswith('/kernel')]
+                raise ConfigError(
+                    f'Lora: pattern={self.pattern!r} is found in {path}, which is no linear layer; '
+                    f'choose among {", ".join(known[:8])}'
+                )
+            own_key = jax.random.fold_in(key, i)
+            adapter = LowRank(module.kernel, self.rank, self.scale, own_key)
+            module.adapter = nnx.data(adapter)  # the attribute was None, which nnx keeps as static
+
+    def targets(self, shapes: Mapping[str, Any]) -> list[str]:
+        """Paths of the modules that the pattern is found in, of a model's {array: shape}."""
+        rules = ((self.pattern, True), ('', False))
+        chosen = selector.choose(rules, shapes, 'Lora: pattern')
+        found = (path for path, value in chosen.items() if value is not False)
+        return sorted({path.rpartition('/')[0] for path in found})
+
+
+def _module(model, keys):
+    for key in keys:
+        model = getattr(model, key) if hasattr(model, key) else model[key]
+    return model
+
+
+def merge(params: Mapping[str, Any], scale: float) -> dict:
+    """The base model's parameters with the adapters' products added to them."""
+    from t5x_lite import frozen
+
+    leaves = frozen.flat(params)
+    out = {path: x for path, x in leaves.items() if '/adapter/' not in path}
+    for path, down in leaves.items():
+        if path.endswith(DOWN):
+            base = path.removesuffix(DOWN)
+            out[f'{base}kernel'] = leaves[f'{base}kernel'] + scale * (down @ leaves[base + UP])
+    return frozen.unflat(out)
+
+
+def adapters(params: Mapping[str, Any]) -> dict[str, Any]:
+    """{path: array} of the adapters alone."""
+    from t5x_lite import frozen
+
+    return {path: x for path, x in frozen.flat(params).items() if '/adapter/' in path}
