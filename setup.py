@@ -45,6 +45,7 @@ setup(
         'cuda': ['jax[cuda13]'],
         'wandb': ['wandb'],
         'hf': HF,
+        'metrics': ['sacrebleu>=2.4'],
         'test': [*DATA, *HF, *TEST],
         'test-hf': [*DATA, *HF, *TEST, 'torch>=2.4', 'transformers>=5'],
     },

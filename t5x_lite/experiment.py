@@ -153,7 +153,7 @@ class Experiment:
 
     def _check_types(self, name: str, stream: Stream) -> None:
         for what, model in self._models(stream):
-            if model.types < 2 and 'token_type_ids' in stream.spec():
+            if model.types < 2 and any(n.endswith('token_type_ids') for n in stream.spec()):
                 raise ConfigError(
                     f"Stream '{name}': its rows are pairs of sentences, but {what}.types="
                     f'{model.types} cannot tell the first from the second; set {what}.types=2'

@@ -1,6 +1,7 @@
 """A run's folder: whose it is, what is written down about it, and its evaluation later."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import json
 import os
 import shlex
@@ -111,13 +112,18 @@ def check_trained(folder: Path) -> None:
 def evaluate(
     folder: Path, *, step: int | None, split: str, overrides: Sequence[str] = ()
 ) -> Iterator[tuple[str, float]]:
-    """(name, value) of every held-out loss of a run's checkpoint, on the whole of a split."""
+    """(name, value) of every held-out loss of a run's checkpoint, on the whole of a split.
+
+    Also of the scores that the run's own PredictEval and DecodeEval give, on that split.
+    """
     import jax
 
     from t5x_lite import config, sharding
     from t5x_lite import step as steps
     from t5x_lite.checkpoint import read_params
     from t5x_lite.evaluate import LossEval
+    from t5x_lite.evaluation.decoded import DecodeEval
+    from t5x_lite.evaluation.predict import PredictEval
 
     check_trained(folder)
     experiment = config.load(folder / 'experiment.py', overrides).experiment
@@ -126,4 +132,13 @@ def evaluate(
     like = steps.abstract_state(experiment, mesh).params
     number, params = read_params(folder / 'checkpoints', step, like)
     yield 'step', number
-    yield from LossEval(split=split, baseline=200).open(experiment, mesh)(params)
+    evaluators = [LossEval(split=split, baseline=200)]
+    for own in experiment.evals.values():
+        if isinstance(own, PredictEval | DecodeEval):
+            evaluators.append(dataclasses.replace(own, split=split))
+    told = set()
+    for evaluator in evaluators:
+        for name, value in evaluator.open(experiment, mesh)(params):
+            if name not in told:  # accuracy is a mean too
+                yield name, value
+            told.add(name)

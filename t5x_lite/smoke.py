@@ -26,7 +26,7 @@ EVALUATOR = dict(every=EVERY, batches=4, baseline=20, pairs=64, count=2, prompt=
 
 TASKS = 't5x_lite.data.tasks.'  # the shipped modules; all but the bundled text need a TFDS folder
 TEXT = 'corpus_en_pd'
-TEXT_MIXTURES = (TEXT, 'corpus_en_pd_mix', 'austen', 'sotu', 'wiki_entities')
+TEXT_MIXTURES = (TEXT, 'corpus_en_pd_mix', 'austen', 'sotu', 'wiki_entities', 'wiki_topics')
 TEXT_VOCABULARY = 8192
 
 

@@ -30,6 +30,7 @@ SHIPPED = {
     ),
     'austen': Sizes({'austen': Size(239, 835_883)}, {'austen': 1}),
     'sotu': Sizes({'sotu': Size(95, 825_126)}, {'sotu': 1}),
+    'wiki_topics': Sizes({'wiki_topics': Size(1_900, 285_203)}, {'wiki_topics': 1}),
     'wiki_entities': Sizes({'wiki_entities': Size(1_900, 285_203)}, {'wiki_entities': 1}),
 }
 

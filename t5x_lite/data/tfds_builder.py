@@ -5,7 +5,7 @@ import contextlib
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -57,6 +57,20 @@ class WikiTopics(_Corpus):
     FOLDER = corpora.WIKI_TOPICS
 
 
+class GnomeHelpEnDe(_Corpus):
+    """Paragraphs of GNOME's help, English and German, CC BY-SA 3.0."""
+
+    KEYS = ('id', 'page', 'text', 'translation')
+    FOLDER = corpora.GNOME_HELP_EN_DE
+
+
+class GnomeHelpEnZh(_Corpus):
+    """Paragraphs of GNOME's help, English and simplified Chinese, CC BY-SA 3.0."""
+
+    KEYS = ('id', 'page', 'text', 'translation')
+    FOLDER = corpora.GNOME_HELP_EN_ZH
+
+
 _LOCK = threading.Lock()  # TFDS's builders and the standard output are the whole process's
 
 NAME = f'{CorpusEnPd.name}:{CorpusEnPd.VERSION}'
@@ -98,3 +112,8 @@ def _write(root: Path, final: Path, corpus: type[_Corpus] = CorpusEnPd) -> None:
         except OSError:
             if not final.exists():  # else another process was first
                 raise
+
+
+def prepared(builder: type[_Corpus]) -> Callable[[], Path]:
+    """`prepare` of a corpus, for `text_task.PreparedTfds`."""
+    return lambda: prepare(builder=builder)

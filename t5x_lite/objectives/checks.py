@@ -45,3 +45,13 @@ def check_share(objective: str, field: str, value: float, default: float) -> Non
     """ConfigError unless the value is in [0, 1]."""
     if not 0 <= value <= 1:
         raise ConfigError(f'{objective}: {field}={value} must be in [0, 1]; try {default}')
+
+
+def check_label(objective: str, feature: str, value, labels: int) -> None:
+    """ConfigError, when data is read, for a label that the head does not know."""
+    if value < 0 or value >= labels or value != int(value):
+        hidden = '; this split hides its labels, read another' if value == -1 else ''
+        raise ConfigError(
+            f'{objective}: feature {feature!r} holds {value}, but labels={labels} knows 0 to '
+            f'{labels - 1}; set labels={int(max(value, labels)) + 1}, or mend the task{hidden}'
+        )

@@ -1,14 +1,16 @@
-"""Losses of tokens and of classes: cross-entropy with z-loss and smoothing, normalised."""
+"""Losses of tokens, classes and numbers: cross-entropy with z-loss and smoothing, squared error."""
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.evaluation.classes import accuracy, f1_macro, matthews, pearson, spearman
 from t5x_lite.metrics import Mean
 from t5x_lite.objectives import vocabulary_loss
 from t5x_lite.objectives.similarity import pool_cls
@@ -108,10 +110,7 @@ class TokenLoss:
                 raise ConfigError(
                     f'TokenLoss: {field}={value!r} is unknown; {nearest(value, known)}'
                 )
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(
-                f'TokenLoss: label_smoothing={self.label_smoothing} must be in [0, 1); try 0.1'
-            )
+        check_smoothing('TokenLoss', self.label_smoothing)
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
         hidden_BxLxD, weights_BxL = (
@@ -150,18 +149,81 @@ class TokenLoss:
 class ClassLoss:
     """Cross-entropy of one class for each row, from the head's scores of a pooled vector.
 
-    Reads `encoder_hidden`, `{name}_labels` and `{name}_weights`, int32 and float32 [B]; a row of
-    padding has weight 0. Reports `loss` (nats), `accuracy`, and of two classes `positive_share`:
-    how many rows have label 1, so that accuracy can be held against always saying the same.
+    Reads `{stack}_hidden`, `{name}_labels` and `{name}_weights`, int32 and float32 [B]; a row of
+    padding has weight 0. Label smoothing is `uniform`, as in PyTorch. Reports `loss` (nats),
+    `accuracy`, and of two classes `positive_share`: how many rows have label 1, so that accuracy
+    can be held against always saying the same.
     """
 
     name: str
     pool: Callable = pool_cls
+    stack: str = 'encoder'
+    label_smoothing: float = 0.0
+    metrics: ClassVar = (accuracy, f1_macro, matthews)
+
+    def __post_init__(self):
+        check_stack('ClassLoss', self.stack)
+        check_smoothing('ClassLoss', self.label_smoothing)
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
         labels_B, weights_B = batch[f'{self.name}_labels'], batch[f'{self.name}_weights']
-        scores_BxC = head(self.pool(outputs['encoder_hidden'], batch['encoder_segment_ids'] > 0))
-        loss_B, _, right_B = cross_entropy(scores_BxC, labels_B)
+        scores_BxC = self._scores(head, outputs, batch)
+        smoothing = dict(label_smoothing=self.label_smoothing, smoothing='uniform')
+        loss_B, _, right_B = cross_entropy(scores_BxC, labels_B, **smoothing)
         mean = lambda x_B: Mean((x_B * weights_B).sum(), weights_B.sum())
         means = {'loss': mean(loss_B), 'accuracy': mean(right_B)}
         return means | ({'positive_share': mean(labels_B)} if scores_BxC.shape[-1] == 2 else {})
+
+    def _scores(self, head, outputs, batch):
+        mask_BxL = batch[f'{self.stack}_segment_ids'] > 0
+        return head(self.pool(outputs[f'{self.stack}_hidden'], mask_BxL))
+
+    def predict(self, model, head, outputs, batch) -> dict[str, jax.Array]:
+        """The class of the highest score, what is true, and what the row weighs, [B] each."""
+        found_B = jnp.argmax(self._scores(head, outputs, batch), axis=-1)
+        labels_B, weights_B = batch[f'{self.name}_labels'], batch[f'{self.name}_weights']
+        return {'predictions': found_B, 'targets': labels_B, 'weights': weights_B}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueLoss:
+    """Squared error of one number for each row, from the head's only score of a pooled vector.
+
+    Reads `{stack}_hidden`, `{name}_labels` and `{name}_weights`, float32 [B]. Reports `loss`, and
+    `absolute_error`.
+    """
+
+    name: str
+    pool: Callable = pool_cls
+    stack: str = 'encoder'
+    metrics: ClassVar = (pearson, spearman)
+
+    def __post_init__(self):
+        check_stack('ValueLoss', self.stack)
+
+    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
+        found = self.predict(model, head, outputs, batch)
+        weights_B, error_B = found['weights'], found['predictions'] - found['targets']
+        mean = lambda x_B: Mean((x_B * weights_B).sum(), weights_B.sum())
+        return {'loss': mean(jnp.square(error_B)), 'absolute_error': mean(jnp.abs(error_B))}
+
+    def predict(self, model, head, outputs, batch) -> dict[str, jax.Array]:
+        """The row's number, what is true, and what the row weighs, [B] each."""
+        mask_BxL = batch[f'{self.stack}_segment_ids'] > 0
+        found_B = head(self.pool(outputs[f'{self.stack}_hidden'], mask_BxL))[..., 0]
+        labels_B, weights_B = batch[f'{self.name}_labels'], batch[f'{self.name}_weights']
+        return {'predictions': found_B, 'targets': labels_B, 'weights': weights_B}
+
+
+def check_stack(loss: str, stack: str) -> None:
+    """ConfigError unless it is one of the two stacks."""
+    if stack not in ('encoder', 'decoder'):
+        raise ConfigError(
+            f'{loss}: stack={stack!r} is unknown; {nearest(stack, ("encoder", "decoder"))}'
+        )
+
+
+def check_smoothing(loss: str, value: float) -> None:
+    """ConfigError unless the label smoothing is in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ConfigError(f'{loss}: label_smoothing={value} must be in [0, 1); try 0.1')

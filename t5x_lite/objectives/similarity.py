@@ -31,6 +31,12 @@ def pool_mean(hidden_BxLxD, mask_BxL):
     return (hidden_BxLxD * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
 
 
+def pool_last(hidden_BxLxD, mask_BxL):
+    """The last unpadded position's vector, [B, D]: of a decoder, the one that saw the whole row."""
+    last_B = jnp.maximum(mask_BxL.sum(1) - 1, 0)
+    return jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
+
+
 def pool_first_last(layers_NxBxLxD, mask_BxL):
     """`pool_mean` of the mean of the first and the last layer (SimCSE's avg_first_last)."""
     return pool_mean((layers_NxBxLxD[0] + layers_NxBxLxD[-1]) / 2, mask_BxL)

@@ -11,6 +11,8 @@ from t5x_lite.errors import ConfigError
 
 CORPUS_EN_PD = Path(__file__).parent / 'corpus_en_pd'
 WIKI_TOPICS = Path(__file__).parent / 'wiki_topics'
+GNOME_HELP_EN_DE = Path(__file__).parent / 'gnome_help_en_de'
+GNOME_HELP_EN_ZH = Path(__file__).parent / 'gnome_help_en_zh'
 SPLITS = ('train', 'validation', 'test')
 
 _FORM = 'need UTF-8, one JSON object with a "text" per line; restore the file or name another'

@@ -1,0 +1,42 @@
+"""Topics of Wikipedia's leads, 11 classes: a masked LM of `mlm_mini.py`, fine-tuned.
+
+t5x-lite train experiments/recipes/mlm_mini.py --run runs/mlm
+t5x-lite train experiments/recipes/wiki_topics.py --run runs/wiki_topics
+t5x-lite eval runs/wiki_topics --split test
+"""
+# SPDX-License-Identifier: Apache-2.0
+
+from t5x_lite.evaluate import LossEval
+from t5x_lite.evaluation.predict import PredictEval
+from t5x_lite.experiment import Checkpoints, Experiment, Stream
+from t5x_lite.model.presets import encoder_mini
+from t5x_lite.objectives.classification import classification
+from t5x_lite.objectives.similarity import pool_mean
+from t5x_lite.optim import AdamW
+from t5x_lite.schedules import Cosine
+from t5x_lite.warm_start import from_checkpoint
+
+STEPS = 360
+
+experiment = Experiment(
+    model=encoder_mini(dropout=0.1, unroll=4),
+    streams={
+        'topics': Stream(
+            mixture='wiki_topics',
+            objective=classification(labels=11, pool=pool_mean),
+            lengths={'inputs': 128},
+            batch_size=32,
+        )
+    },
+    optimizer=AdamW(
+        learning_rate=Cosine(peak=3e-4, warmup=36, steps=STEPS, floor=0.0),
+        weight_decay=0.1,
+        clip=1.0,
+    ),
+    steps=STEPS,
+    init=from_checkpoint('runs/mlm'),
+    evals={'loss': LossEval(every=60), 'scores': PredictEval(every=60)},
+    checkpoint=Checkpoints(every=60, best='eval/topics/accuracy', highest=True),
+    log_every=20,
+    imports=('t5x_lite.data.tasks.wiki_topics_labels',),
+)

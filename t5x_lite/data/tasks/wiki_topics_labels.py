@@ -1,0 +1,30 @@
+"""Task `wiki_topics`: leads of Wikipedia articles, `inputs`, and which of 11 topics, `label`."""
+# SPDX-License-Identifier: Apache-2.0
+
+from t5x_lite.data import corpora
+from t5x_lite.data.labelled_task import labelled_task
+from t5x_lite.data.text_task import PreparedTfds
+from t5x_lite.data.tfds_builder import WikiTopics, prepared
+
+TOPICS = (
+    'Arts',
+    'Biology and health sciences',
+    'Everyday life',
+    'Geography',
+    'History',
+    'Mathematics',
+    'People',
+    'Philosophy and religion',
+    'Physical sciences',
+    'Society and social sciences',
+    'Technology',
+)
+"""The classes; a label is a topic's place here."""
+
+SOURCE = PreparedTfds(
+    f'{WikiTopics.name}:{WikiTopics.VERSION}',
+    splits={split: split for split in corpora.SPLITS},
+    prepare=prepared(WikiTopics),
+)
+
+labelled_task('wiki_topics', SOURCE, {'inputs': 'text'}, label='label', classes=TOPICS)
