@@ -229,7 +229,8 @@ sys.meta_path.insert(0, Forbidden())
 import t5x_lite
 DATA_SIDE = ('t5x_lite.data.tasks.', 't5x_lite.data.text_task', 't5x_lite.data.tfds_builder')
 DATA_SIDE += ('t5x_lite.data.hf_vocabulary', 't5x_lite.data.tokenizer_vocabulary')
-DATA_SIDE += ('t5x_lite.data.sentencepiece_vocabulary',)
+DATA_SIDE += ('t5x_lite.data.sentencepiece_vocabulary', 't5x_lite.data.labelled_task')
+DATA_SIDE += ('t5x_lite.data.tagged_task', 't5x_lite.data.text_to_text_task')
 count = 0
 for module in pkgutil.walk_packages(t5x_lite.__path__, 't5x_lite.'):
     if not module.name.startswith(DATA_SIDE) and not module.name.endswith('__main__'):
