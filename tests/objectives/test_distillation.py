@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite import frozen, sharding, step, train
+from t5x_lite import sharding, step, train
 from t5x_lite.checkpoint import write_params
 from t5x_lite.data.loader import ShardBatches
 from t5x_lite.errors import ConfigError
@@ -89,7 +89,7 @@ def test_the_teacher_has_its_weights_no_optimizer_state_and_does_not_move(run_of
     own = experiment(objective, dropout=0.1)
     mesh, state = start(own)
     saved = step.init_state(experiment(mlm(), embed=48)).params
-    before = jax.device_get(frozen.split(state.params, own.teachers)[1]['teacher'])
+    before = jax.device_get(state.params['heads']['teacher'])
     jax.tree.map(np.testing.assert_array_equal, before, saved)
     slots = [str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)]
     assert slots and not any('teacher' in path for path in slots)
@@ -98,7 +98,7 @@ def test_the_teacher_has_its_weights_no_optimizer_state_and_does_not_move(run_of
     for _ in range(60):
         state, means = train_step(state, batch)
         values.append({name: float(mean.value) for name, mean in jax.device_get(means).items()})
-    after = jax.device_get(frozen.split(state.params, own.teachers)[1]['teacher'])
+    after = jax.device_get(state.params['heads']['teacher'])
     jax.tree.map(np.testing.assert_array_equal, before, after)
     for name in ('mlm/distill_logits/loss', 'mlm/distill_cosine/loss'):
         assert values[-1][name] < 0.5 * values[0][name], name
@@ -113,8 +113,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(run_of_a_teacher):
     )
     own = experiment(objective, embed=48)
     _, state = start(own)
-    taught = frozen.split(state.params, own.teachers)[1]['teacher']
-    params = frozen.join({**taught, 'heads': taught['heads']}, {'teacher': taught})
+    taught = state.params['heads']['teacher']
+    params = {**taught, 'heads': {**taught['heads'], 'teacher': taught}}
     (batch,) = fixtures.batches(own, 1)
     means = step.batch_means(own, step.model_of(own)(params), batch)
     for name in ('logits', 'hidden', 'cosine'):
@@ -230,15 +230,6 @@ def test_teachers_and_the_way_to_them_are_parts_of_training_alone():
     own = experiment(distilled(objective=mlm(), teacher=teacher(), hidden=1.0, project=True))
     assert sorted(own.heads) == ['distill_hidden', 'mlm', 'teacher']
     assert own.parts == ('teacher', 'distill_hidden')
-
-
-def test_frozen_parts_are_split_off_and_put_back():
-    params = {'a': 1, 'heads': {'teacher': 2, 'mlm': 3}}
-    trained, fixed = frozen.split(params, {'teacher': None})
-    assert (trained, fixed) == ({'a': 1, 'heads': {'mlm': 3}}, {'teacher': 2})
-    assert frozen.join(trained, fixed) == params
-    alone = {'a': 1, 'heads': {'teacher': 2}}
-    assert frozen.join(*frozen.split(alone, ['teacher'])) == alone
 
 
 def remembered(count=6, top=64):
