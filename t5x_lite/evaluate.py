@@ -231,16 +231,10 @@ class Samples:
     def _generate(self, model, batch, eos, paired: bool):
         from t5x_lite.model import decode
 
-        if not paired:
-            return decode.greedy(
-                model, batch['decoder_input_tokens'][:, : self.prompt], self.length, eos=eos
-            )
-        outputs = objective.encode(model, batch)
-        return decode.greedy(
-            model,
-            batch['decoder_input_tokens'][:, :1],
-            self.length,
-            eos=eos,
-            memory=outputs['encoder_hidden'],
-            memory_segments=batch['encoder_segment_ids'],
-        )
+        prompt, more = batch['decoder_input_tokens'][:, : self.prompt], {}
+        if paired:
+            prompt = prompt[:, :1]
+            more['memory'] = objective.encode(model, batch)['encoder_hidden']
+            more['memory_segments'] = batch['encoder_segment_ids']
+        found = decode.generate(model, prompt, self.length, eos=eos, **more)
+        return found.tokens_BxSxL[:, 0]

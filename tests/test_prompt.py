@@ -11,7 +11,7 @@ import pytest
 
 from t5x_lite import checkpoint, frozen, sharding, step, train
 from t5x_lite.errors import ConfigError
-from t5x_lite.model.decode import greedy
+from t5x_lite.model.decode import generate
 from t5x_lite.model.positions import Learned
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.tuning.prompt import Frequent, Labels, Prompt, Uniform
@@ -85,12 +85,13 @@ def test_a_decoder_goes_on_behind_its_prompt_with_and_without_a_cache():
     model = model_of(encoder_layers=0)
     tokens_BxL = jnp.array([[9, 10, 11], [12, 13, 14]])
     front = jnp.tile(jnp.array([[20, 21]]), (2, 1))
-    written = greedy(model, jnp.concatenate([front, tokens_BxL], 1), 4, eos=None)
+    greedy = lambda ids: generate(model, ids, 4, eos=None).tokens_BxSxL
+    written = greedy(jnp.concatenate([front, tokens_BxL], 1))
     expected, _ = model.decode(jnp.concatenate([front, tokens_BxL], 1))
     Prompt(length=2, init=Labels(((20,), (21,)))).apply(model, jax.random.key(0))
     found, _ = model.decode(tokens_BxL)
     np.testing.assert_allclose(found, expected[:, 2:], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(greedy(model, tokens_BxL, 4, eos=None), written)
+    np.testing.assert_array_equal(greedy(tokens_BxL), written)
 
 
 @pytest.mark.all

@@ -12,25 +12,27 @@ import numpy as np
 from t5x_lite import evaluate, objective, sharding
 from t5x_lite.data import seqio_source, show
 from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.model.sampling import GREEDY, Beam, Sampling
 
 Metric = Callable[..., float]  # (predictions, targets) -> a number, named by its __name__
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeEval:
-    """Texts that an encoder-decoder writes greedily, by the metrics of the stream's seqio tasks.
+    """Texts that an encoder-decoder writes, by the metrics of the stream's seqio tasks.
 
     Each stream of `seq2seq()` has every example of the split decoded once, up to `length` tokens
-    or EOS. What is scored is seqio's: the task's `metric_fns` of (targets, predictions), after its
-    `postprocess_fn`; `targets_pretokenized` is the true text if the task keeps it. `metrics` are
-    more functions, (predictions, targets) -> number (evaluation/overlap.py has them). Names are
-    `STREAM/METRIC`, or `STREAM/TASK/METRIC` of a mixture of several tasks. `count` limits the
-    examples of a task.
+    or EOS, greedily or as `how` says (`model.sampling.Beam`). What is scored is seqio's: the task's
+    `metric_fns` of (targets, predictions), after its `postprocess_fn`; `targets_pretokenized` is
+    the true text if the task keeps it. `metrics` are more functions, (predictions, targets) ->
+    number (evaluation/overlap.py has them). Names are `STREAM/METRIC`, or `STREAM/TASK/METRIC` of a
+    mixture of several tasks. `count` limits the examples of a task.
     """
 
     every: int = 1000
     split: str = 'validation'
     length: int = 64
+    how: Sampling | Beam = GREEDY
     count: int | None = None
     metrics: tuple[Metric, ...] = ()
     streams: tuple[str, ...] = ()
@@ -42,6 +44,10 @@ class DecodeEval:
     def check(self, experiment) -> None:
         evaluate.at_least(self, every=1, length=1, **({} if self.count is None else {'count': 1}))
         evaluate.check_length(self, self.length, experiment)
+        if isinstance(self.how, Sampling) and not self.how.is_greedy:
+            raise ConfigError(
+                f'DecodeEval: how={self.how} draws, so scores would be chance; use GREEDY or Beam()'
+            )
         for name in self.streams:
             if name not in experiment.streams:
                 raise ConfigError(
@@ -95,14 +101,16 @@ class DecodeEval:
     def _generate(self, model, batch, eos: int):
         from t5x_lite.model import decode
 
-        return decode.greedy(
+        found = decode.generate(
             model,
             batch['decoder_input_tokens'][:, :1],
             self.length,
+            self.how,
             eos=eos,
             memory=objective.encode(model, batch)['encoder_hidden'],
             memory_segments=batch['encoder_segment_ids'],
         )
+        return found.tokens_BxSxL[:, 0]
 
     def _scores(self, task, stream, info, write) -> Iterator[tuple[str, float]]:
         examples = list(self._examples(task))

@@ -41,6 +41,17 @@ class Cache(NamedTuple):
     memory: Any = None  # (keys, values) [N, B, G, M, K] of cross-attention
     memory_segments: Any = None
 
+    def take(self, index_B) -> 'Cache':
+        """The rows of these numbers; a row may be taken more than once."""
+        layers = lambda x: x[:, index_B]
+        return self._replace(
+            keys_NxBxGxMxK=layers(self.keys_NxBxGxMxK),
+            values_NxBxGxMxK=layers(self.values_NxBxGxMxK),
+            segments_BxM=self.segments_BxM[index_B],
+            memory=jax.tree.map(layers, self.memory),
+            memory_segments=jax.tree.map(lambda x: x[index_B], self.memory_segments),
+        )
+
 
 class Stack(nnx.Module):
     """What is added to token embeddings; equal blocks, stacked, run by a scan; the final norm."""
@@ -236,7 +247,7 @@ class Model(nnx.Module):
         config, first = self.config, self.prompt if self.encoder is None else None
         length = length if first is None else length + first.length
         shape = (config.decoder_layers, batch, config.groups, length, config.kv)
-        zeros = jnp.zeros(shape, config.dtype)
+        zeros = constrain(jnp.zeros(shape, config.dtype), 'layers', 'batch', 'heads', None, 'kv')
         cross = None
         if memory is not None:
             cross = jax.vmap(lambda block: block.cross.keys_values(memory))(self.decoder.blocks)
