@@ -57,5 +57,7 @@ def _wnut17(split: str, shuffle_files: bool, seed=None) -> tf.data.Dataset:
 
 
 _source = functools.partial(seqio.FunctionDataSource, caching_permitted=True)
-labelled_task('banking77', _source(_banking77, splits=['train', 'test']), {'inputs': 'text'})
-tagged_task('wnut17', _source(_wnut17, splits=['train', 'validation', 'test']), tags=TAGS)
+BANKING77 = _source(_banking77, splits=['train', 'test'])
+WNUT17 = _source(_wnut17, splits=['train', 'validation', 'test'])
+labelled_task('banking77', BANKING77, {'inputs': 'text'})
+tagged_task('wnut17', WNUT17, tags=TAGS)

@@ -37,6 +37,11 @@ def check(experiment: Experiment) -> None:
         )
 
 
+def model_of(config: ModelConfig):
+    """transformers' model of these sizes, with random weights; ConfigError if there is none."""
+    return _family(config)(config)
+
+
 def _family(config: ModelConfig):
     """The function that makes transformers' model of this kind; ConfigError if there is none."""
     kind = (config.stacks, type(config.positions), config.norm_first)

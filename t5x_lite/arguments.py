@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t5x_lite import __version__
+from t5x_lite.inference import arguments as inference
+from t5x_lite.launch import arguments as launch
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -18,8 +20,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = top.add_subparsers(required=True, metavar='COMMAND')
     _add_runs(commands)
     _add_looks(commands)
+    inference.add(commands, folder, _whole)
     command = commands.add_parser('report', help="write a run's report.html again")
-    command.add_argument('run', type=Path, help='folder of the run')
+    command.add_argument('run', type=folder, help='folder of the run')
     command.set_defaults(command='report')
 
     command = commands.add_parser('ckpt', help='look at checkpoints; Hugging Face files in and out')
@@ -29,22 +32,26 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_data(command.add_subparsers(required=True, metavar='WHAT'))
 
     command = commands.add_parser('launch', help='start a run on a Cloud TPU, Kubernetes, Slurm')
-    _add_launch(command.add_subparsers(required=True, metavar='WHERE'))
+    launch.add(command.add_subparsers(required=True, metavar='WHERE'), _add_config, _whole)
     return top.parse_args(_gin_equals(arguments))
 
 
 def _add_runs(commands) -> None:
     command = commands.add_parser('train', help='train an experiment, or go on with its run')
     _add_config(command)
-    command.add_argument('--run', required=True, type=Path, help='folder of the run')
+    command.add_argument('--run', required=True, type=folder, help='folder of the run')
     command.add_argument('--wandb', action='store_true', help='log to Weights & Biases too')
     _add_hosts(command)
     command.set_defaults(command='train')
 
     command = commands.add_parser('eval', help="evaluate a run's checkpoint")
-    command.add_argument('run', type=Path, help='folder of the run')
-    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    command.add_argument('run', type=folder, help='folder of the run')
+    command.add_argument('--step', help="which checkpoint, or 'all' (default: the newest)")
     command.add_argument('--split', default='validation', help='which split (default: %(default)s)')
+    command.add_argument('--mixture', metavar='[STREAM=]M', help='another task or mixture')
+    command.add_argument(
+        '--import', action='append', default=[], dest='imports', metavar='MODULE', help='its module'
+    )
     command.add_argument('--set', action='append', default=[], metavar='A.B=C', help='mesh.fsdp=1')
     command.add_argument('--tfds_data_dir', help='folder of prepared TFDS datasets')
     _add_hosts(command)
@@ -124,11 +131,11 @@ def _add_hosts(command: argparse.ArgumentParser) -> None:
 
 def _add_ckpt(commands) -> None:
     command = commands.add_parser('ls', help="a run's checkpoints")
-    command.add_argument('run', type=Path, help='folder of the run')
+    command.add_argument('run', type=folder, help='folder of the run')
     command.set_defaults(command='ckpt ls')
 
     command = commands.add_parser('show', help='the parameters of a checkpoint')
-    command.add_argument('run', type=Path, help='folder of the run')
+    command.add_argument('run', type=folder, help='folder of the run')
     command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
     command.set_defaults(command='ckpt show')
 
@@ -225,64 +232,21 @@ def _add_data(commands) -> None:
     command.set_defaults(command='data stats')
 
 
-def _add_launch(commands) -> None:
-    command = commands.add_parser('tpu', help='make a Cloud TPU, train on it, follow and resume')
-    _add_job(command, 'gs://BUCKET/FOLDER; a local one for one host (default: runs/NAME)')
-    _add_slice(command)
-    command.add_argument('--zone', required=True, help='such as us-west4-a')
-    command.add_argument('--project', help="(default: gcloud's own)")
-    command.add_argument(
-        '--runtime-version', metavar='R', help='software of its hosts (default: by type)'
-    )
-    command.add_argument(
-        '--dry-run', action='store_true', help='print the commands for a new TPU and run none'
-    )
-    command.add_argument(
-        '--poll',
-        type=float,
-        default=20,
-        metavar='SECONDS',
-        help='between two looks at its state (default: %(default)s)',
-    )
-    command.set_defaults(command='launch tpu')
-
-    command = commands.add_parser('k8s', help='print a JobSet for TPUs on GKE')
-    _add_job(command, 'gs://BUCKET/FOLDER')
-    _add_slice(command)
-    command.add_argument('--image', required=True, help='container with t5x-lite and the config')
-    command.add_argument(
-        '--service-account', default='default', metavar='A', help='one that may write the bucket'
-    )
-    command.set_defaults(command='launch k8s')
-
-    command = commands.add_parser('slurm', help='print a script for sbatch, on GPUs')
-    _add_job(command, 'a folder that the nodes share (default: runs/NAME)')
-    count = dict(type=_whole, metavar='N')
-    command.add_argument('--nodes', default=1, **count, help='(default: %(default)s)')
-    command.add_argument('--gpus', required=True, **count, help='of each node')
-    command.add_argument('--time', default='24:00:00', help='of one allocation (%(default)s)')
-    command.add_argument(
-        '--sbatch', action='append', default=[], metavar='OPTION', help='--sbatch=--partition=gpu'
-    )
-    command.set_defaults(command='launch slurm')
-
-
-def _add_job(command: argparse.ArgumentParser, run: str) -> None:
-    _add_config(command)
-    command.add_argument('--name', required=True, help='of the run and of what is made for it')
-    command.add_argument('--run', help=f"the run's folder: {run}")
-
-
-def _add_slice(command: argparse.ArgumentParser) -> None:
-    command.add_argument('--type', required=True, help='v5e-64, v5p-128, v6e-8, 2xv5p-128, ...')
-    command.add_argument('--spot', action='store_true', help='cheaper, and may be taken away')
-
-
 def _add_source(command: argparse.ArgumentParser) -> None:
     _add_config(command, 'the name of a task or mixture, or a config: a .gin or .py file')
     command.add_argument('--split', default='train', help='which split (default: %(default)s)')
     command.add_argument('--seed', type=int, help="of the order (default: the experiment's, or 0)")
     command.add_argument('--html', type=Path, metavar='FILE', help='write a page too')
+
+
+def folder(text: str) -> Path:
+    """The path of a folder of this machine's file system."""
+    if '://' in text:
+        raise argparse.ArgumentTypeError(
+            f'{text}: must be a folder; mount the bucket (gcsfuse BUCKET FOLDER, as `t5x-lite '
+            'launch` does on its machines) and name the folder'
+        )
+    return Path(text)
 
 
 def _whole(text: str) -> int:

@@ -22,6 +22,7 @@ from t5x_lite.errors import RunError
 logging.getLogger('absl').setLevel(logging.ERROR)
 logging.getLogger('absl').addFilter(lambda record: '/orbax/' not in record.pathname)
 log = logging.getLogger(__name__)
+_reads = itertools.count()  # what hosts agree on has a name of its own
 
 
 class DataHandler(ocp.CheckpointHandler):
@@ -169,6 +170,14 @@ class Checkpointer:
         self._manager.reload()
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """The steps that are whole, from the first on; RunError if there are none."""
+    steps = sorted(int(path.name) for path in Path(folder).glob('[0-9]*') if path.name.isdigit())
+    if not steps:
+        raise RunError(f'{folder}: there are no checkpoints')
+    return steps
+
+
 def read_params(folder: Path, step: int | None, like) -> tuple[int, Any]:
     """(step, params) of one step, or of the newest readable one if None, placed like `like`.
 
@@ -209,10 +218,10 @@ def read_arrays(folder: Path, step: int, like: Mapping[str, Any]) -> dict[str, j
     return flatten_dict(_newest(folder, step, read)[1], sep='/')
 
 
-def write_params(folder: Path, params) -> None:
-    """A checkpoint of step 0 that has parameters only: what was imported, not trained."""
+def write_params(folder: Path, params, step: int = 0) -> None:
+    """A checkpoint that has parameters only: what was imported, not trained."""
     with ocp.CheckpointManager(Path(folder).absolute()) as manager:
-        manager.save(0, args=ocp.args.Composite(state=ocp.args.StandardSave({'params': params})))
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave({'params': params})))
 
 
 def _params_like(like, *, strict: bool = True):
@@ -236,12 +245,16 @@ def _newest(folder: Path, step: int | None, read) -> tuple[int, Any]:
     ) as manager:
         steps = sorted(manager.all_steps(), reverse=True)
         for found in steps if step is None else {step} & set(steps):
+            result = told = None
             try:
-                return found, read(manager, found)
+                result = read(manager, found)
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                log.warning(
-                    'checkpoint %s/%d cannot be read: %s', folder, found, _first_line(error)
-                )
+                told = _first_line(error)
+            # Perhaps on another host alone: all take the same step.
+            reasons = list(filter(None, hosts.share(f'read/{next(_reads)}', told)))
+            if not reasons:
+                return found, result
+            log.warning('checkpoint %s/%d cannot be read: %s', folder, found, reasons[0])
     named = 'step that can be read' if step is None else f'readable step {step}'
     raise RunError(f'{folder}: no {named}; there are {steps[::-1]}')
 

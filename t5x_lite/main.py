@@ -1,8 +1,7 @@
-"""The command line: train, eval, config, check, ckpt, data, report, launch."""
+"""The command line: train, eval, infer, config, check, ckpt, data, report, launch."""
 # SPDX-License-Identifier: Apache-2.0
 
 import errno
-import math
 import os
 import sys
 import tempfile
@@ -115,7 +114,12 @@ def evaluate(options) -> None:
         from t5x_lite import hosts, run
 
         values = run.evaluate(
-            options.run, step=options.step, split=options.split, overrides=options.set
+            options.run,
+            step=options.step,
+            split=options.split,
+            mixture=options.mixture,
+            imports=options.imports,
+            overrides=options.set,
         )
         for name, value in values:
             if hosts.is_first():
@@ -123,29 +127,9 @@ def evaluate(options) -> None:
 
 
 def config(options) -> None:
-    from t5x_lite import printing
+    from t5x_lite import config_command
 
-    named = options.config and '.' not in options.config and '/' not in options.config
-    if named:
-        model, heads = preset(options), {}
-        print(
-            '\n'.join(counted(model, heads)) if options.count else printing.source(model, 'model')
-        )
-        return
-    loaded = load(options)
-    if options.count:
-        from t5x_lite.tuning import summary
-
-        counts = counted(loaded.experiment.model, loaded.experiment.heads)
-        print('\n'.join([*counts, *summary.lines(loaded.experiment)]))
-    elif options.sharding:
-        from t5x_lite import sharding_table
-
-        mesh = loaded.experiment.mesh
-        devices = options.devices or math.prod(size for size in mesh.sizes if size > 0)
-        print('\n'.join(sharding_table.lines(loaded.experiment, devices)))
-    else:
-        print(printing.explain(loaded))
+    config_command.run(options, load)
 
 
 def check(options) -> None:
@@ -160,50 +144,8 @@ def check(options) -> None:
         print(line, flush=True)
 
 
-def find_preset(name: str):
-    """The function of model/presets of that name; ConfigError names the nearest."""
-    from t5x_lite.errors import nearest
-    from t5x_lite.model import presets
-
-    if name not in presets.__all__:
-        raise ConfigError(
-            f'{name!r} is no preset of model/presets; {nearest(name, presets.__all__)}'
-        )
-    return getattr(presets, name)
-
-
-def preset(options):
-    """The model of a preset, with what `--set model.FIELD=VALUE` changes."""
-    from t5x_lite.interop.exchange import Architecture
-    from t5x_lite.overrides import override
-
-    if options.smoke or options.imports or options.gin_file or options.gin_bindings:
-        raise ConfigError(
-            f'{options.config}: is a preset, a model alone; --smoke, --import and gin options need '
-            'a config file; --set model.FIELD=VALUE works'
-        )
-    own = Architecture(model=find_preset(options.config)(), heads={})
-    return override(own, options.set)[0].model
-
-
-def counted(model, heads) -> Iterator[str]:
-    """Lines with numbers of parameters: rows that pad the vocabulary apart, heads apart."""
-    from t5x_lite.interop import architectures
-    from t5x_lite.model.count import count
-
-    counts = count(model, heads)
-    yield f'parameters: {counts.total:,}'
-    yield f'  of them token tables: {counts.tables:,} (vocabulary of {model.vocab:,})'
-    if heads:
-        yield f'  heads: {", ".join(sorted(heads))}'
-    if counts.padding:
-        yield f'and rows that pad the tables to {model.rows:,}: {counts.padding:,}'
-        yield f'in all: {counts.total + counts.padding:,}'
-    for name, own in {} if heads else architectures.published_heads(model).items():
-        yield f'as {name}: {count(model, own).total:,}'
-
-
 def import_weights(options) -> None:
+    from t5x_lite.config_command import find_preset
     from t5x_lite.interop import exchange
 
     source, run, strict = options.source, options.to, not options.loose
@@ -271,6 +213,13 @@ def launch(options) -> None:
     command.run(options, load)
 
 
+def infer(options) -> None:
+    from t5x_lite.inference import command
+
+    use_data_dir(options.tfds_data_dir)
+    command.run(options)
+
+
 def use_data_dir(folder: str | None) -> None:
     """Where TFDS datasets are looked for, as T5X's --tfds_data_dir."""
     if folder is None:
@@ -299,6 +248,10 @@ COMMANDS = {
     'data vocab': vocab,
     'data show': look_at_data,
     'data stats': look_at_data,
+    'generate': infer,
+    'fill': infer,
+    'embed': infer,
+    'infer': infer,
     'launch tpu': launch,
     'launch k8s': launch,
     'launch slurm': launch,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from t5x_lite import hosts, printing
-from t5x_lite.errors import ConfigError
+from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.experiment import Experiment
 from t5x_lite.sharding import AXES
 
@@ -110,35 +111,71 @@ def check_trained(folder: Path) -> None:
 
 
 def evaluate(
-    folder: Path, *, step: int | None, split: str, overrides: Sequence[str] = ()
+    folder: Path,
+    *,
+    step: int | str | None,
+    split: str,
+    mixture: str | None = None,
+    imports: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> Iterator[tuple[str, float]]:
     """(name, value) of every held-out loss of a run's checkpoint, on the whole of a split.
 
-    Also of the scores that the run's own PredictEval and DecodeEval give, on that split.
+    Also of the scores that the run's own PredictEval and DecodeEval give, on that split. `step` is
+    'all' for every checkpoint, one after the other; each begins with ('step', its number).
+    `mixture` (or 'STREAM=mixture') is read in place of the run's own; `imports` register it.
     """
     import jax
 
     from t5x_lite import config, sharding
     from t5x_lite import step as steps
-    from t5x_lite.checkpoint import read_params
+    from t5x_lite.checkpoint import read_params, saved_steps
     from t5x_lite.evaluate import LossEval
     from t5x_lite.evaluation.decoded import DecodeEval
     from t5x_lite.evaluation.predict import PredictEval
 
     check_trained(folder)
     experiment = config.load(folder / 'experiment.py', overrides).experiment
+    experiment = _reading(experiment, mixture, imports)
     experiment.check_devices(jax.device_count())
     mesh = sharding.make_mesh(experiment.mesh)
     like = steps.abstract_state(experiment, mesh).params
-    number, params = read_params(folder / 'checkpoints', step, like)
-    yield 'step', number
     evaluators = [LossEval(split=split, baseline=200)]
     for own in experiment.evals.values():
         if isinstance(own, PredictEval | DecodeEval):
             evaluators.append(dataclasses.replace(own, split=split))
-    told = set()
-    for evaluator in evaluators:
-        for name, value in evaluator.open(experiment, mesh)(params):
-            if name not in told:  # accuracy is a mean too
+    opened = [evaluator.open(experiment, mesh) for evaluator in evaluators]
+    chosen = saved_steps(folder / 'checkpoints') if step == 'all' else [_number(step)]
+    for one in chosen:
+        number, params = read_params(folder / 'checkpoints', one, like)
+        yield 'step', number
+        values = {}
+        for name, value in itertools.chain.from_iterable(scores(params) for scores in opened):
+            if name not in values:  # accuracy is a mean too
                 yield name, value
-            told.add(name)
+            values[name] = value
+
+
+def _number(step: int | str | None) -> int | None:
+    if step is None or isinstance(step, int):
+        return step
+    if not step.isdigit():
+        raise ConfigError(f"--step {step}: must be the number of a checkpoint, or 'all'")
+    return int(step)
+
+
+def _reading(experiment: Experiment, mixture: str | None, imports: Sequence[str]) -> Experiment:
+    """The experiment with another mixture for one of its streams."""
+    streams = dict(experiment.streams)
+    if mixture is not None:
+        stream, _, name = mixture.rpartition('=')
+        if not stream and len(streams) > 1:
+            raise ConfigError(
+                f'--mixture {mixture}: there are several streams, {", ".join(streams)}; name one: '
+                f'--mixture {next(iter(streams))}={mixture}'
+            )
+        stream = stream or next(iter(streams))
+        if stream not in streams:
+            raise ConfigError(f'--mixture: {stream!r} is no stream; {nearest(stream, streams)}')
+        streams[stream] = dataclasses.replace(streams[stream], mixture=name, rates=None)
+    return dataclasses.replace(experiment, streams=streams, imports=(*experiment.imports, *imports))

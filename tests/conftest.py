@@ -3,6 +3,8 @@
 
 import os
 
+import pytest
+
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Small models: XLA's costly passes take longer than they save. `make smoke` runs with them.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
@@ -13,3 +15,14 @@ os.environ['XLA_FLAGS'] = (
 import jax  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    """Of a test marked `one`, all but the first parameters are marked `all`."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker('one') and not item.get_closest_marker('all'):
+            if item.function in seen:
+                item.add_marker(pytest.mark.all)
+            seen.add(item.function)

@@ -283,6 +283,22 @@ def test_eval_of_two_processes_prints_the_numbers_of_one(root, story):
 
 
 @pytest.mark.all
+def test_a_step_that_one_host_alone_cannot_read_is_passed_over_by_all(root):
+    options = ['--set', 'checkpoint.every=6']
+    folder = run(root / 'damaged', 2, *options)
+    before = numbers(folder)
+    for file in (folder / 'checkpoints/12/state/ocdbt.process_1/d').iterdir():
+        file.write_bytes(b'')
+    ended = end(root / 'look', launch(root / 'look', 2, ['-m', 't5x_lite', 'eval', str(folder)]))
+    assert ended.statuses == [0, 0], ended.outputs
+    assert 'step 6' in ended.outputs[0].splitlines()
+    run(folder, 2, *options)
+    assert saved(folder) == {6, 12} and numbers(folder) == before
+    said = [output_file(folder, i).read_text() for i in range(2)]
+    assert any('step 12' in text for text in said)
+
+
+@pytest.mark.all
 def test_error_before_training_ends_all_with_one_message_each(root):
     folder = root / 'odd'
     ended = end(folder, start(folder, 2, '--set', 'data_shards=1'))

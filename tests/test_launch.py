@@ -289,6 +289,8 @@ def test_a_preemption_while_hosts_are_prepared_is_noticed(cloud):
 
 def test_ctrl_c_leaves_the_run_and_says_how_to_come_back(cloud, capsys, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['t5x-lite', *TPU])
+    # A shell that starts the tests in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cloud.answer(describe=[ABSENT, ACTIVE], follow=[['ctrl-c', 'step 1/9\n', '']])
     told = failure(capsys, status=130)
     assert cloud.verbs == ['create', *BEGIN]

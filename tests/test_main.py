@@ -154,6 +154,12 @@ def test_wrong_arguments_have_status_2(command, capsys):
     assert 'error:' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('command', [['train', CLM, '--run'], ['eval'], ['generate']])
+def test_a_bucket_must_be_mounted(command, capsys):
+    assert status(*command, 'gs://mine/runs', *['x'] * (command == ['generate'])) == 2
+    assert 'gs://mine/runs: must be a folder; mount the bucket' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('command', ['eval', 'report'])
 def test_a_folder_without_a_run_is_said(command, capsys, tmp_path, no_tensorflow):
     assert status(command, str(tmp_path)) == 2

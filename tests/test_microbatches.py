@@ -110,6 +110,7 @@ def close(a, b, atol, rtol=0):
         np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('parts', [2, 4])
 @pytest.mark.parametrize('name', ['simcse', 'supervised', 'clip', 'mlm_simcse'])
 def test_microbatches_give_the_gradient_of_the_whole_batch(name, parts):
@@ -126,6 +127,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(name, parts):
         assert abs(temperature) > 1e-4
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('name', ['supervised', 'dual', 'clip'])
 def test_without_dropout_microbatches_change_no_number(name):
     one = experiment(name, dropout=0.0)
@@ -149,6 +151,7 @@ def test_a_mean_over_microbatches_would_be_wrong_here():
     assert gradients(one, quarter, params)[0] < total - 0.3
 
 
+@pytest.mark.one
 @pytest.mark.parametrize(
     'name, chunk',
     [('simcse', None), ('layers', 5), ('supervised', 5), ('dual', None), ('clip', None)],
@@ -187,6 +190,7 @@ def test_mesh_and_microbatches_together_change_no_number():
         assert x['clip/loss'] == pytest.approx(y['clip/loss'], abs=2e-5)
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('name', ['supervised', 'dual', 'clip'])
 def test_an_objective_of_vectors_overfits_a_batch(name):
     one = experiment(name, optimizer=AdamW(learning_rate=3e-3, clip=1.0))
@@ -226,6 +230,7 @@ def test_two_towers_are_separate_weights():
     assert 'passage_encoder' not in step.init_state(experiment('dual')).params['heads']
 
 
+@pytest.mark.all
 def test_every_layers_hidden_states_end_with_the_encoders():
     one = experiment('simcse')
     model = step.model_of(one)(step.init_state(one).params)

@@ -209,6 +209,7 @@ def stack(tree):
     return out
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('optimizer', OPTIMIZERS, ids=lambda value: type(value).__name__)
 def test_scanned_and_unscanned_trees_train_identically(optimizer):
     params, gradients = unstacked(1, 0.05), [unstacked(seed, 0.5 * seed) for seed in range(2, 6)]

@@ -37,6 +37,7 @@ def furthest(a, b) -> float:
     )
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('name, steps', [('mlm', 150), ('span', 150), ('clm', 150)])
 def test_a_token_objective_overfits_a_batch(name, steps):
     experiment = fixtures.experiment(name, model=dict(embed=64, mlp=128), batch_size=16)
@@ -57,6 +58,7 @@ def test_simcse_overfits_a_batch():
     assert values[-1]['simcse/loss'] < 0.05
 
 
+@pytest.mark.one
 @pytest.mark.parametrize(
     'optimizer, mesh, devices',
     [
@@ -76,6 +78,7 @@ def test_a_mesh_changes_no_loss(optimizer, mesh, devices):
     assert len({str(s.index) for s in kernel.addressable_shards}) == mesh.fsdp * mesh.model
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('mesh, devices', [(MeshShape(), 1), (MeshShape(data=2, fsdp=2), 4)])
 def test_microbatches_change_no_number(mesh, devices):
     """Rows with different counts of scored tokens, one microbatch with none."""
@@ -155,6 +158,7 @@ def test_weights_and_the_losses_of_streams_are_reported_where_losses_are_added()
     assert list(step.sums(dataclasses.replace(clm, streams=ramped), means, 1)) == ['clm/weight']
 
 
+@pytest.mark.all
 def test_the_norm_of_each_terms_gradient_is_that_of_a_run_with_it_alone():
     layers = dict(encoder_layers=1, decoder_layers=1)
     experiment = fixtures.experiment('clm', 'mlm', model=layers)

@@ -214,6 +214,7 @@ def test_a_mesh_changes_no_number_of_what_learns_in_part(fields):
     jax.tree.map(close, alone.params, spread.params)
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('fields', [dict(trainable=presets.GradualUnfreezing(every=2)), LAST_LAYER])
 def test_a_checkpoint_brings_back_the_state_of_what_learns_in_part(fields, tmp_path):
     one = experiment(**fields)

@@ -116,6 +116,7 @@ def test_an_experiment_prints_what_it_begins_with():
     assert names['experiment'].init == from_hf('files')
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('vocab', [96, 48])
 def test_a_vocabulary_of_another_size_keeps_the_rows_of_its_ids(earlier, tmp_path, capsys, vocab):
     folder, params = earlier

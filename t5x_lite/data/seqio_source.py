@@ -5,6 +5,8 @@ import contextlib
 import functools
 import importlib
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,21 +17,41 @@ import numpy as np
 from t5x_lite.data.vocabularies import VocabularyInfo, describe
 from t5x_lite.errors import ConfigError, RunError, nearest
 
+_CUDA_TALK = re.compile(rb'before absl::InitializeLog|cudart_stub|cuda_platform')
+
 
 def import_seqio():
     """seqio, after TensorFlow was told to be quiet and to leave accelerators alone (8 s)."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # says so when on; nothing here needs it
     try:
-        import tensorflow as tf
+        with _without_cuda_talk():
+            import tensorflow as tf
 
-        tf.config.set_visible_devices([], 'GPU')
-        import seqio
+            tf.config.set_visible_devices([], 'GPU')
+            import seqio
     except ImportError as error:
         raise ConfigError(
             f"data: seqio cannot be imported ({error}); pip install 't5x_lite[data]'"
         ) from error
     return seqio
+
+
+@contextlib.contextmanager
+def _without_cuda_talk():
+    """Leaves out what TensorFlow says, at any log level, of CUDA that it is not to use."""
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            kept.seek(0)
+            rest = (line for line in kept if not _CUDA_TALK.search(line))
+            os.write(2, b''.join(rest))
 
 
 def find(mixture: str, imports: Iterable[str] = ()):

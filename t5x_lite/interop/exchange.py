@@ -103,8 +103,8 @@ def _opened(own: Architecture, init, where):
     return graph, weights, arrays
 
 
-def _abstract(own: Architecture, where):
-    """(graph, {path: shape}) of a model, placed `where`."""
+def abstract_model(own: Architecture):
+    """The Model's shapes and axes, adapted as it was trained, without memory."""
     from t5x_lite.model import transformer
 
     def build():
@@ -113,7 +113,12 @@ def _abstract(own: Architecture, where):
             own.adapt.apply(model, jax.random.key(0))
         return model
 
-    graph, state = nnx.split(jax.eval_shape(build))
+    return jax.eval_shape(build)
+
+
+def _abstract(own: Architecture, where):
+    """(graph, {path: shape}) of a model, placed `where`."""
+    graph, state = nnx.split(abstract_model(own))
     shapes = flatten_dict(nnx.to_pure_dict(state), sep='/')
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
     return graph, {path: place(x) for path, x in shapes.items()}

@@ -19,16 +19,19 @@ def segment_mask(query_BxL, key_BxM):
     return same_BxLxM & (key_BxM > 0)[:, None, :]
 
 
-def causal_mask(query_L, key_M, prefix_BxM=None):
+def causal_mask(query_L, key_M, prefix_BxL=None):
     """May look: earlier positions, and inside a prefix both ways. [1 or B, L, M].
 
-    `prefix_BxM` (seqio's `decoder_causal_attention`) is 1 on the prefix; it needs L = M.
+    `prefix_BxL` (seqio's `decoder_causal_attention`) is 1 on the prefix. Of more keys than queries,
+    those at `query_L` are the queries' own.
     """
     mask = (key_M[None, :] <= query_L[:, None])[None]
-    if prefix_BxM is None:
+    if prefix_BxL is None:
         return mask
-    inside = prefix_BxM > 0
-    return mask | (inside[:, :, None] & inside[:, None, :])
+    inside_BxL = prefix_BxL > 0
+    inside_BxM = jnp.zeros((len(inside_BxL), len(key_M)), bool)
+    inside_BxM = jax.lax.dynamic_update_slice_in_dim(inside_BxM, inside_BxL, query_L[0], axis=1)
+    return mask | (inside_BxL[:, :, None] & inside_BxM[:, None, :])
 
 
 def order_mask(reach_BxL, order_BxM):

@@ -36,7 +36,7 @@ def search(beam: Beam, length: int, eos: int, logits_BxV, carry, advance: Callab
 
     Each step keeps the 2K best continuations, so that K live ones are left however many end. The
     search ends when the worst of K ended hypotheses scores no less than the best live one could if
-    it went on to `length` for nothing. Live ones count only where none has ended.
+    it went on to `length` for nothing. Live ones, cut off by `length`, come behind all that ended.
     """
     B, K = logits_BxV.shape[0], beam.size
     tokens_BxKxL = jnp.zeros((B, K, length), jnp.int32)
@@ -59,9 +59,11 @@ def search(beam: Beam, length: int, eos: int, logits_BxV, carry, advance: Callab
     start = _Search(jnp.int32(0), live, ended, jnp.repeat(logits_BxV, K, axis=0), carry)
     end = jax.lax.while_loop(unsettled, turn, start)
     whole = end.live._replace(scores_BxK=beam.normalised(end.live.scores_BxK, length))
-    none_B = end.ended.scores_BxK[:, 0] <= HIDDEN / 2
-    choose = lambda a, b: jnp.where(none_B.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-    return jax.tree.map(lambda x: x[:, : beam.returned], jax.tree.map(choose, whole, end.ended))
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), end.ended, whole)
+    # Ended ones are in order, and so are live ones: those that are there, behind each other.
+    there_BxC = jnp.where(both.scores_BxK <= HIDDEN / 2, 0, 2 * K - jnp.arange(2 * K)[None])
+    index_BxK = jax.lax.top_k(there_BxC, beam.returned)[1]
+    return jax.tree.map(lambda x: _taken(x, index_BxK), both)
 
 
 def _grown(beam: Beam, eos: int, s: _Search) -> tuple[Found, Found, jax.Array]:

@@ -58,6 +58,7 @@ def generate(
     *,
     eos: int | None,
     segments=None,
+    prefix: bool = False,
     memory=None,
     memory_segments=None,
     stops: Sequence[Sequence[int]] = (),
@@ -70,10 +71,16 @@ def generate(
       prompt_BxP: ids; shorter ones are aligned to the right, with 0 in `segments` in front
         (`left_aligned`). What is generated does not depend on the other rows.
       eos: ends a row and stays in it; None if nothing does. Beam search needs it.
+      prefix: the tokens of a prompt see each other both ways (prefix LM).
       memory: encoder's hidden states [B, M, D], and their `memory_segments`.
       stops: ids in sequence that end a row too; not in beam search.
       key: for sampling; each of `rows`, numbers [B] (0, 1, .. if None), draws with its own of it.
     """
+    if prefix and model.prompt is not None:
+        raise ConfigError(
+            'generate: a learned prompt was trained to see the prefix behind it, which a cache '
+            'cannot; score whole rows instead'
+        )
     if isinstance(how, Beam) and (eos is None or stops):
         fix = 'stops are not known to it' if stops else 'the vocabulary has no EOS to end with'
         raise ConfigError(f'generate: {how}: {fix}; use Sampling')
@@ -84,9 +91,8 @@ def generate(
     cache = model.start_cache(B, P + length, memory, memory_segments)
     first = cache.length  # what a learned prompt takes
     position_BxP = first + jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
-    hidden_BxPxD, cache = model.decode(
-        prompt_BxP, segments=segments, positions=position_BxP, cache=cache
-    )
+    marks = dict(segments=segments, positions=position_BxP, prefix=segments if prefix else None)
+    hidden_BxPxD, cache = model.decode(prompt_BxP, **marks, cache=cache)
     logits_BxV = model.logits(hidden_BxPxD[:, -1:])[:, 0]
     start = _Rows(cache, first + segments.sum(axis=1))
     if isinstance(how, Beam):

@@ -179,10 +179,17 @@ class ClassLoss:
         return head(self.pool(outputs[f'{self.stack}_hidden'], mask_BxL))
 
     def predict(self, model, head, outputs, batch) -> dict[str, jax.Array]:
-        """The class of the highest score, what is true, and what the row weighs, [B] each."""
-        found_B = jnp.argmax(self._scores(head, outputs, batch), axis=-1)
-        labels_B, weights_B = batch[f'{self.name}_labels'], batch[f'{self.name}_weights']
-        return {'predictions': found_B, 'targets': labels_B, 'weights': weights_B}
+        """The class of the highest score, what is true, and what the row weighs, [B] each.
+
+        Also `probabilities` [B, C].
+        """
+        scores_BxC = self._scores(head, outputs, batch).astype(jnp.float32)
+        return {
+            'predictions': jnp.argmax(scores_BxC, axis=-1),
+            'targets': batch[f'{self.name}_labels'],
+            'weights': batch[f'{self.name}_weights'],
+            'probabilities': jax.nn.softmax(scores_BxC),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,6 +83,7 @@ def restored(state, open_again):
     return rows
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('objective', [causal_lm(), mlm()], ids=['clm', 'mlm'])
 def test_restored_loader_goes_on_at_any_point_and_across_epochs(monkeypatch, objective):
     monkeypatch.setattr(loader, 'SNAPSHOT_EVERY', 5)

@@ -42,6 +42,7 @@ def write_lines(path, rows):
     return path
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('kind', ['wordpiece', 'bpe'])
 def test_command_writes_the_same_files_each_time_without_tensorflow(tmp_path, kind):
     rows = texts.corpus() + CHINESE
@@ -108,6 +109,7 @@ def objective_streams():
     yield 'clm', causal_lm(), {'targets': 16}
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('kind', ['wordpiece', 'byte_bpe'])
 def test_objectives_take_a_trained_vocabulary(tmp_path, kind):
     train_tokenizer.write(getattr(train_tokenizer, kind)(texts.corpus(), 1000), tmp_path)

@@ -255,7 +255,14 @@ def test_a_longer_hypothesis_wins_by_the_length_penalty():
     close(found.log_probs_BxKxL[0, 0], np.log([0.4, 0.6]), 1e-6)
 
 
-def test_live_hypotheses_count_only_where_none_has_ended():
+def test_hypotheses_that_were_cut_off_come_behind_all_that_ended():
+    matrix = np.log([[1.0, 1e-9, 1e-9], [0.02, 0.9, 0.08], [1e-9, 0.5, 0.5]])
+    found = searched(Beam(size=4, alpha=0.0, returned=3), matrix, 1)
+    assert found.tokens_BxKxL[0].tolist() == [[0], [1], [2]]
+    close(found.scores_BxK[0], np.log([0.02, 0.9, 0.08]), 1e-5)
+
+
+def test_where_none_has_ended_live_hypotheses_count():
     endless = np.log([[1 / 3] * 3, [1e-12, 0.6, 0.4], [1e-12, 0.5, 0.5]])
     endless[1:, 0] = HIDDEN
     found = searched(Beam(size=2, alpha=0.0), endless, 3)

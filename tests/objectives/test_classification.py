@@ -125,6 +125,7 @@ def examples(labels=None, seed=0, count=8):
 DECODER = dict(marks='eos', stack='decoder', pool=pool_last)
 
 
+@pytest.mark.one
 @pytest.mark.parametrize(
     'settings',
     [

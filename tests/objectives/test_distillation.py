@@ -122,6 +122,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(run_of_a_teacher):
     assert float(means['mlm/mlm/loss'].value) > 1.0
 
 
+@pytest.mark.all
 def test_a_mesh_and_microbatches_change_no_loss(run_of_a_teacher):
     objective = distilled(
         objective=mlm(), teacher=teacher(run_of_a_teacher), hidden=1.0, project=True

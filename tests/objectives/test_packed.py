@@ -118,6 +118,7 @@ def test_a_saved_position_goes_on_to_the_same_rows(name):
         np.testing.assert_array_equal(found[array], values)
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('name', ['clm', 'pair'])
 def test_packed_rows_have_the_loss_of_unpacked_ones(name):
     objective, lengths = OBJECTIVES[name]

@@ -252,6 +252,7 @@ def experiment(objective=None, lengths=None, **model) -> Experiment:
     )
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('head', [None, MaskedLMHead()])
 def test_it_overfits_a_batch(head):
     import test_step

@@ -118,6 +118,7 @@ def test_a_vocabulary_without_eos_is_refused(vocabulary):
             converter.check(lengths, dataclasses.replace(vocabulary, eos=None))
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('stacks', [(0, 2), (2, 2)])
 def test_it_overfits_a_batch(stacks):
     import test_step

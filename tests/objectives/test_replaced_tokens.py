@@ -299,6 +299,7 @@ def overfit(objective, steps):
     return {name.removeprefix('electra/'): value for name, value in values[-1].items()}
 
 
+@pytest.mark.all
 def test_the_generator_overfits_a_batch_and_then_all_is_original():
     last = overfit(electra(width=1.0, discriminator_weight=1.0), 150)
     assert last['mlm/nll'] < 0.05
@@ -326,6 +327,7 @@ def test_a_mesh_changes_no_loss():
     assert furthest(alone, many) < 5e-5  # of a sum with a weight of 50
 
 
+@pytest.mark.all
 def test_microbatches_change_no_gradient_of_the_generator_and_no_count():
     """Each microbatch draws its own samples; the generator's loss does not depend on them."""
     one = experiment(electra(discriminator_weight=0.0))

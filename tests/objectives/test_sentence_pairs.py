@@ -132,6 +132,7 @@ def test_the_class_loss_of_known_scores():
     assert 'positive_share' not in means
 
 
+@pytest.mark.one
 @each
 def test_padding_rows_and_padding_tokens_change_no_number(objective):
     run = experiment(objective, length=24)
@@ -171,6 +172,7 @@ def test_the_scores_see_both_sentences_and_their_marks_but_not_the_label():
     np.testing.assert_array_equal(scores(sop_labels=1 - data['p']['sop_labels']), scores())
 
 
+@pytest.mark.one
 @each
 def test_it_overfits_a_batch(objective):
     run = experiment(objective)
@@ -199,6 +201,7 @@ def test_a_stream_without_scored_tokens_has_held_out_losses():
     assert 0.5 < values['p/positive_share'] < 0.6
 
 
+@pytest.mark.all
 def test_microbatches_change_no_number():
     one = experiment(bert())
     data = fixtures.batches(one, 3)
@@ -206,6 +209,7 @@ def test_microbatches_change_no_number():
     assert test_step.furthest(test_step.run(one, data)[0], test_step.run(two, data)[0]) < 1e-5
 
 
+@pytest.mark.all
 def test_eight_devices_change_no_number():
     run = experiment(albert())
     data = fixtures.batches(run, 3)

@@ -260,6 +260,7 @@ def test_the_gin_files_make_these_objectives(name, model, stream, expected, tmp_
     assert names['experiment'] == experiment
 
 
+@pytest.mark.one
 @pytest.mark.parametrize(
     'objective, lengths, stacks',
     [

@@ -340,6 +340,7 @@ def test_a_vocabulary_that_lacks_something_is_refused(large):
         check(eos=None)
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('name, layers', [('ul2', (2, 2)), ('ul2r', (0, 2))])
 def test_it_overfits_a_batch(name, layers):
     objective = {'ul2': ul2, 'ul2r': ul2r}[name]()

@@ -46,6 +46,7 @@ def assert_near(found, expected, of_largest: float):
         np.testing.assert_allclose(x, y, rtol=0, atol=of_largest * float(jnp.abs(y).max()))
 
 
+@pytest.mark.one
 @pytest.mark.parametrize('limit', [4000, 1500, 700, 1])
 @pytest.mark.parametrize('smoothing', ['t5x', 'uniform'])
 def test_chunks_change_neither_sums_nor_gradients(limit, smoothing):
@@ -97,6 +98,7 @@ def experiment(model, objective, *, batch_size, length, **fields):
     return Experiment(model=model, streams={'s': stream}, optimizer=rate, steps=2, **fields)
 
 
+@pytest.mark.one
 @pytest.mark.parametrize(
     'mesh', [MeshShape(), MeshShape(data=2, fsdp=2, model=2), MeshShape(context=2, model=2)]
 )

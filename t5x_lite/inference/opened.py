@@ -1,0 +1,191 @@
+"""A run's folder opened for use: weights on a mesh, its vocabulary, and rows through the model."""
+# SPDX-License-Identifier: Apache-2.0
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from t5x_lite import checkpoint, config, sharding
+from t5x_lite.data.vocabularies import VocabularyInfo, describe
+from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.interop import exchange, files, kept_files
+
+SHORTEST = 16  # rows are as long as a power of two: few lengths to compile for
+
+
+class Opened:
+    """What every kind of inference needs of a run, trained or imported; see `Session`.
+
+    Attributes:
+      model: its ModelConfig. heads: head values by name. experiment: None if it was imported.
+      info: the vocabulary's numbers. step: of the checkpoint.
+    """
+
+    def __init__(self, run: Path, step: int | None, mesh: sharding.MeshShape, batch_size: int):
+        own = exchange.architecture_of(run)
+        self.run, self.model, self.heads = run, own.model, own.heads
+        trained = run / 'experiment.py'
+        self.experiment = config.load(trained).experiment if trained.exists() else None
+        self.mesh = sharding.make_mesh(mesh)
+        self._rules = sharding.RULES if self.experiment is None else self.experiment.rules
+        self._ways = math.prod(self.mesh.shape[axis] for axis in ('replica', 'data', 'fsdp'))
+        self._batch_size = batch_size
+        abstract = exchange.abstract_model(own)
+        self._graph = nnx.graphdef(abstract)
+        where = sharding.shardings(abstract, self.mesh, self._rules)
+        place = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
+        like = jax.tree.map(place, nnx.to_pure_dict(nnx.state(abstract)), where)
+        self.step, self._params = checkpoint.read_params(run / 'checkpoints', step, like)
+        self._compiled = functools.cache(self._compile)
+
+    # -- text -------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def vocabulary(self):
+        """The seqio.Vocabulary: that of the data a run was trained on, or of the imported files."""
+        if self.experiment is None:
+            folder = self.run / kept_files.FOLDER
+            if not folder.is_dir():
+                raise ConfigError(
+                    f'{self.run}: was imported without tokenizer files; copy them to {folder}'
+                )
+            from t5x_lite.data import hf_vocabulary
+
+            return hf_vocabulary.from_folder(folder)
+        return self.vocabulary_of(next(iter(self.experiment.streams)))
+
+    def vocabulary_of(self, stream: str):
+        """The vocabulary of the last feature that a stream's objective reads."""
+        from t5x_lite.data import seqio_source
+
+        own = self.experiment.streams[stream]
+        features = seqio_source.find(own.mixture, self.experiment.imports).output_features
+        return features[own.objective.converter.features[-1]].vocabulary
+
+    @functools.cached_property
+    def info(self) -> VocabularyInfo:
+        return describe(self.vocabulary)
+
+    def ids(self, text: str) -> list[int]:
+        """The text's ids, without marks around them."""
+        if not isinstance(text, str):
+            raise ConfigError(f'a text must be a string, not {text!r:.60}')
+        return [int(i) for i in self.vocabulary.encode(text)]
+
+    def framed(self, text: str | list[int], max_length: int | None = None) -> list[int]:
+        """A row of one text: `[CLS] text [SEP]`; `text EOS` of T5's kind; `BOS text` of a decoder.
+
+        Cut to `max_length`, marks included, if it is given.
+
+        Raises:
+          ConfigError: the text has no token, or more than the model has positions.
+        """
+        ids, info = self.ids(text) if isinstance(text, str) else text, self.info
+        t5 = self.model.decoder_layers > 0 and self.experiment is not None
+        if not self.model.encoder_layers:
+            front, end = [self.start], []
+        elif None in (info.cls, info.sep) or t5:
+            front, end = [], [] if info.eos is None else [info.eos]
+        else:
+            front, end = [info.cls], [info.sep]
+        if not ids:
+            raise ConfigError('the text is empty; give it a word')
+        room = None if max_length is None else max(1, max_length - len(front) - len(end))
+        row = [*front, *ids[:room], *end]
+        self.check_length(len(row))
+        return row
+
+    def check_length(self, length: int) -> None:
+        """ConfigError unless the model has that many positions."""
+        most = self.model.positions.max_length
+        if most is not None and length > most:
+            raise ConfigError(
+                f'the text takes {length} positions, the model has {most}; shorten it (or its '
+                'continuation), or cut it by max_length'
+            )
+
+    @property
+    def start(self) -> int:
+        """The id that a decoder's row begins with."""
+        if self.experiment is None:
+            path = self.run / kept_files.FOLDER / 'config.json'
+            said = files.read_json(path).get('decoder_start_token_id') if path.exists() else None
+            if said is not None:
+                return said
+        return self.info.pad if self.info.bos is None else self.info.bos
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and segments [n, L] of rows of ids; L a power of two, or all positions."""
+        longest = max(map(len, rows))
+        most = self.model.positions.max_length or math.inf
+        width = int(max(longest, min(power_of_two(max(SHORTEST, longest)), most)))
+        tokens_NxL, segments_NxL = np.zeros((2, len(rows), width), np.int32)
+        for i, row in enumerate(rows):
+            tokens_NxL[i, : len(row)], segments_NxL[i, : len(row)] = row, 1
+        return tokens_NxL, segments_NxL
+
+    # -- choices ----------------------------------------------------------------------------------
+
+    def stream(self, name: str | None, fits: Callable[[Any], bool], what: str) -> str:
+        """The name of the stream, or of the only one whose objective `fits`."""
+        streams = {} if self.experiment is None else self.experiment.streams
+        found = [own for own, stream in streams.items() if fits(stream.objective)]
+        if not found:
+            raise ConfigError(
+                f'{self.run}: has no {what}; its streams: {", ".join(streams) or "none"}, '
+                f'its heads: {", ".join(self.heads) or "none"}'
+            )
+        if name is None and len(found) > 1:
+            raise ConfigError(
+                f'{self.run}: several streams have a {what}: {", ".join(found)}; name one'
+            )
+        if name is not None and name not in found:
+            raise ConfigError(f"stream '{name}': has no {what}; {nearest(name, found)}")
+        return name or found[0]
+
+    def head(self, name: str | None, kind: type, what: str) -> str | None:
+        """The name of the head, or of the only one of that kind; None if there is none."""
+        found = [own for own, head in self.heads.items() if isinstance(head, kind)]
+        if name is not None and name not in found:
+            raise ConfigError(f"head '{name}': is no {what} of {self.run}; {nearest(name, found)}")
+        if name is None and len(found) > 1:
+            raise ConfigError(
+                f'{self.run}: has several heads of {what}: {", ".join(found)}; name one'
+            )
+        return name or next(iter(found), None)
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def compute(self, function: Callable, rows: Mapping[str, np.ndarray], **static) -> dict:
+        """`function(model, batch, **static)`, arrays [n, ...] by name, of all n rows, on the host.
+
+        Batch by batch; the last one is filled up by rows that are dropped again.
+        """
+        count = len(next(iter(rows.values())))
+        most = self._ways * -(-min(self._batch_size, power_of_two(count)) // self._ways)
+        run, parts = self._compiled(function, tuple(sorted(static.items()))), []
+        for begin in range(0, count, most):
+            real = min(most, count - begin)
+            index = np.minimum(np.arange(begin, begin + most), begin + real - 1)
+            batch = {name: x[index] for name, x in rows.items()}
+            found = run(self._params, sharding.put_batch(batch, self.mesh, self._rules))
+            parts.append({name: np.asarray(x)[:real] for name, x in found.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _compile(self, function, static):
+        def call(params, batch):
+            with sharding.active(self.mesh, self._rules):
+                return function(nnx.merge(self._graph, params), batch, **dict(static))
+
+        return jax.jit(call, out_shardings=sharding.whole(self.mesh))
+
+
+def power_of_two(count: int) -> int:
+    """The smallest one that is no less."""
+    return 1 << max(0, count - 1).bit_length()

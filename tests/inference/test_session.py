@@ -1,0 +1,213 @@
+"""Session: each verb gives what the run's own objective says, whatever stands beside it."""
+# SPDX-License-Identifier: Apache-2.0
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import seqio
+import trained
+
+from t5x_lite import step
+from t5x_lite.data.vocabularies import bundled, describe
+from t5x_lite.errors import ConfigError
+from t5x_lite.inference.session import Session
+from t5x_lite.model.sampling import Beam, Sampling
+from t5x_lite.objectives.causal_lm import causal_lm
+from t5x_lite.objectives.classification import classification, regression
+from t5x_lite.objectives.contrastive import simcse
+from t5x_lite.objectives.mlm import mlm
+from t5x_lite.objectives.multiple_choice import multiple_choice
+from t5x_lite.objectives.similarity import pool_mean
+from t5x_lite.objectives.span_qa import span_qa
+from t5x_lite.objectives.supervised import lm, seq2seq
+from t5x_lite.objectives.tagging import tagging
+from t5x_lite.sharding import MeshShape
+
+TEXTS = ['It was a dark and stormy night.', 'Hello', 'The king of France, who was old,']
+ENCODER = dict(targets=32)
+PAIR = dict(inputs=24, targets=16)
+RUNS = {
+    'clm': (causal_lm(join=False), dict(targets=32)),
+    'seq2seq': (seq2seq(), PAIR),
+    'lm': (lm(), PAIR),
+    'prefix': (lm(prefix=True), PAIR),
+    'mlm': (mlm(), ENCODER),
+    'simcse': (simcse(pool=pool_mean), ENCODER),
+    'classes': (classification(labels=3), dict(inputs=24)),
+    'pair': (classification(labels=2, texts=('premise', 'hypothesis')), dict(inputs=24)),
+    'number': (regression(), dict(inputs=24)),
+    'tags': (tagging(tags=('O', 'B-x', 'I-x')), dict(inputs=24)),
+    'choice': (multiple_choice(choices=2), dict(inputs=24)),
+    'answer': (span_qa(question_length=8, stride=4), dict(inputs=32)),
+}
+
+
+@pytest.fixture(scope='module')
+def opened(tmp_path_factory):
+    """(session, experiment, parameters) of a run by its name, made once."""
+
+    @functools.cache
+    def make(name, **fields):
+        objective, lengths = RUNS[name]
+        features = trained.texts('inputs', 'targets', 'premise', 'hypothesis', 'context')
+        features = {n: f for n, f in features.items() if n in objective.converter.features}
+        others = [n for n in objective.converter.features if n not in features]
+        number = seqio.Feature(seqio.PassThroughVocabulary(99), add_eos=False)
+        features |= dict.fromkeys(others, number)
+        features |= {n: f for n, f in trained.texts(*others).items() if n.startswith('choice')}
+        features |= {n: f for n, f in trained.texts(*others).items() if n == 'question'}
+        trained.register(f'{name}_for_a_test', features, {n: ['x'] for n in features})
+        run = trained.experiment(objective, lengths, f'{name}_for_a_test')
+        folder, params = trained.folder(tmp_path_factory.mktemp(name), run)
+        return Session(folder, **fields), run, params
+
+    return make
+
+
+def whole_pass(run, params, examples):
+    """The objective's model, and one batch of the examples by its own converter."""
+    stream, info = run.streams['s'], describe(bundled())
+    converter = stream.objective.converter
+    cutter = converter.cutter(stream.lengths, info)
+    for example in examples:
+        cutter.add({n: np.array(bundled().encode(t), np.int32) for n, t in example.items()})
+    cutter.flush()
+    rows = cutter.take(cutter.ready())
+    batch = converter.batch(rows, stream.lengths, info, np.full((len(examples), 99), 0.5))
+    return step.model_of(run)(params), batch
+
+
+def log_probs(run, params, examples):
+    """Of each example's scored tokens: their sum."""
+    model, batch = whole_pass(run, params, examples)
+    outputs = run.streams['s'].objective.forward(model, batch, None)
+    scores = jax.nn.log_softmax(model.logits(outputs['decoder_hidden']))
+    own = np.take_along_axis(np.asarray(scores), batch['decoder_target_tokens'][..., None], -1)
+    return (own[..., 0] * batch['decoder_loss_weights']).sum(axis=1)
+
+
+def test_a_text_s_score_is_the_objective_s_own(opened):
+    session, run, params = opened('clm')
+    found = [one['log_prob'] for one in session.score(TEXTS)]
+    np.testing.assert_allclose(found, log_probs(run, params, [{'targets': t} for t in TEXTS]), 1e-4)
+    assert all(one['tokens'] == len(one['log_probs']) for one in session.score(TEXTS))
+    shorter = session.score(TEXTS, eos=False)[1]
+    assert shorter['tokens'] == len(bundled().encode('Hello'))
+
+
+@pytest.mark.parametrize('name', ['seq2seq', 'lm', 'prefix'])
+def test_targets_are_scored_and_written_after_inputs_as_in_training(opened, name):
+    session, run, params = opened(name)
+    written = session.generate(TEXTS, length=4)
+    pairs = [
+        {'inputs': text, 'targets': bundled().decode(one['tokens'])}
+        for text, one in zip(TEXTS, written, strict=True)
+    ]
+    found = session.score(pairs)
+    scored = log_probs(run, params, pairs)
+    np.testing.assert_allclose([one['log_prob'] for one in found], scored, rtol=1e-4, atol=1e-4)
+    for one, again in zip(written, found, strict=True):
+        if bundled().encode(bundled().decode(one['tokens'])) == one['tokens']:
+            np.testing.assert_allclose(again['log_probs'][:4], one['log_probs'], atol=1e-4)
+
+
+@pytest.mark.parametrize('how', [Sampling(samples=2), Beam(size=2, returned=2)])
+def test_batch_and_mesh_change_no_text(opened, how):
+    sessions = [
+        opened('clm')[0],
+        opened('clm', batch_size=1, mesh=MeshShape(data=1, fsdp=4, model=2))[0],
+    ]
+    many, few = (s.generate(TEXTS, length=6, how=how, seed=3) for s in sessions)
+    assert [one['tokens'] for one in many] == [one['tokens'] for one in few]
+    assert [one['more'][0]['text'] for one in many] == [one['more'][0]['text'] for one in few]
+    assert many[0]['tokens'] != many[0]['more'][0]['tokens']
+
+
+def test_a_stop_ends_a_text_in_front_of_it(opened):
+    session, _, _ = opened('clm')
+    [free] = session.generate(TEXTS[:1], length=8)
+    stop = free['text'][4:7]
+    [cut] = session.generate(TEXTS[:1], length=8, stops=(stop,))
+    assert stop not in cut['text'] and free['text'].startswith(cut['text'])
+
+
+def test_every_mask_gets_the_head_s_likeliest_tokens(opened):
+    session, run, params = opened('mlm')
+    info = describe(bundled())
+    two, one = session.fill(['The [MASK] of [MASK].', 'A [MASK].'], top=3)
+    assert [len(x['masks']) for x in (two, one)] == [2, 1]
+    ids = [info.cls, *bundled().encode('A'), info.mask, *bundled().encode('.'), info.sep]
+    model = step.model_of(run)(params)
+    hidden = model.encode(np.array([ids]))
+    shares = jax.nn.softmax(model.heads['mlm'](hidden, model)[0, ids.index(info.mask)])
+    best = np.argsort(-shares)[:3]
+    assert [c['token'] for c in one['masks'][0]] == [info.pieces[i] for i in best]
+    np.testing.assert_allclose([c['p'] for c in one['masks'][0]], shares[best], atol=1e-5)
+
+
+def test_vectors_are_those_of_the_objective_without_its_training_time_layer(opened):
+    session, run, params = opened('simcse')
+    short = ['A dark night.', 'Hello there.']
+    model, batch = whole_pass(run, params, [{'targets': t} for t in short])
+    outputs = run.streams['s'].objective.forward(model, batch, None)
+    loss = run.streams['s'].objective.terms['simcse'].loss
+    expected = loss.embed(model, None, outputs, batch)['encoder_hidden']
+    found = np.array([one['embedding'] for one in session.embed(short)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    alone = np.array(session.embed(short[1:])[0]['embedding'])
+    np.testing.assert_allclose(alone, found[1], atol=1e-5)
+    cut = session.embed([short[0], short[0] + ' And more.'], max_length=4)
+    assert cut[0] == cut[1]
+
+
+def test_classes_numbers_choices_tags_and_answers_are_predicted(opened):
+    one, two = opened('classes')[0].classify(TEXTS[:2])
+    assert one['prediction'] == int(np.argmax(one['probabilities'])) and len(two) == 2
+    assert sum(one['probabilities']) == pytest.approx(1, abs=1e-5)
+    session = opened('pair')[0]
+    pair = {'premise': TEXTS[0], 'hypothesis': TEXTS[2]}
+    assert session.classify([pair])[0]['prediction'] in (0, 1)
+    assert isinstance(opened('number')[0].classify(TEXTS)[2]['prediction'], float)
+    words = ['John', 'lives', 'in', 'Constantinople', '.']
+    [told] = opened('tags')[0].classify([{'words': words}])
+    assert len(told['prediction']) == 5 and {*told['prediction']} <= {'O', 'B-x', 'I-x'}
+    choice = {'inputs': 'It rains', 'choice_0': 'a', 'choice_1': 'b'}
+    assert opened('choice')[0].classify([choice] * 2)[1]['prediction'] in (0, 1)
+    asked = {'question': 'Who?', 'context': ' '.join(TEXTS * 3)}
+    [told] = opened('answer')[0].classify([asked])
+    assert told['prediction'] in asked['context']
+
+
+@pytest.mark.parametrize(
+    'name, verb, example, words',
+    [
+        ('mlm', 'generate', 'x', 'has no decoder; see fill'),
+        ('clm', 'fill', 'x [MASK]', 'has no masked LM head; its heads: none'),
+        ('mlm', 'fill', 'x', r'example 1: the text has no \[MASK\]'),
+        ('mlm', 'classify', 'x', 'has no classifier; its streams: s, its heads: mlm'),
+        ('pair', 'classify', 'x', "example 1: must have 'premise', a string"),
+        ('tags', 'classify', {'words': 'x'}, "must have 'words', a list of strings"),
+        ('clm', 'score', {'nope': 1}, "must be a string, or have 'text' or 'inputs'"),
+        ('clm', 'score', {'text': 5}, 'a text must be a string, not 5'),
+        ('seq2seq', 'score', 'x', "needs 'inputs' and 'targets'"),
+        ('mlm', 'embed', '', 'the text is empty'),
+    ],
+)
+def test_what_cannot_be_used_is_said(opened, name, verb, example, words):
+    session = opened(name)[0]
+    good = {'pair': {'premise': 'a', 'hypothesis': 'b'}, 'mlm': 'a [MASK]'}.get(name, example)
+    with pytest.raises(ConfigError, match=words):
+        getattr(session, verb)([good, example])
+
+
+def test_a_text_alone_or_a_setting_that_makes_no_sense_is_refused(opened):
+    session = opened('clm')[0]
+    with pytest.raises(ConfigError, match='must be a list, even of one'):
+        session.generate('x')
+    with pytest.raises(ConfigError, match='length=0 must be'):
+        session.generate(['x'], length=0)
+    with pytest.raises(ConfigError, match="pool='men' is unknown; nearest: mean"):
+        session.embed(['x'], pool='men')
+    assert session.generate([]) == []
