@@ -19,19 +19,16 @@ def segment_mask(query_BxL, key_BxM):
     return same_BxLxM & (key_BxM > 0)[:, None, :]
 
 
-def causal_mask(query_L, key_M, prefix_BxL=None):
+def causal_mask(query_L, key_M, prefix_BxM=None):
     """May look: earlier positions, and inside a prefix both ways. [1 or B, L, M].
 
-    `prefix_BxL` (seqio's `decoder_causal_attention`) is 1 on the prefix. Of more keys than queries,
-    those at `query_L` are the queries' own.
+    `prefix_BxM` (seqio's `decoder_causal_attention`) is 1 on the prefix; it needs L = M.
     """
     mask = (key_M[None, :] <= query_L[:, None])[None]
-    if prefix_BxL is None:
+    if prefix_BxM is None:
         return mask
-    inside_BxL = prefix_BxL > 0
-    inside_BxM = jnp.zeros((len(inside_BxL), len(key_M)), bool)
-    inside_BxM = jax.lax.dynamic_update_slice_in_dim(inside_BxM, inside_BxL, query_L[0], axis=1)
-    return mask | (inside_BxL[:, :, None] & inside_BxM[:, None, :])
+    inside = prefix_BxM > 0
+    return mask | (inside[:, :, None] & inside[:, None, :])
 
 
 def order_mask(reach_BxL, order_BxM):
@@ -54,6 +51,7 @@ def attend(
     k_BxGxMxK,
     v_BxGxMxK,
     *,
+    past=None,
     mask=None,
     bias=None,
     scale=1.0,
@@ -65,19 +63,26 @@ def attend(
 
     H is a multiple of G: grouped-query attention shares each key-value head. `mask` is
     [1 or B, L, M] with True = may look; `bias` is [H, L, M]; `cap` a soft cap of the scores.
+    `past` are more keys and values, which stand in front of the others in mask and bias; they are
+    not joined with them: a cache is read where it lies.
     """
     B, H, L, K = q_BxHxLxK.shape
-    G, M = k_BxGxMxK.shape[1:3]
+    G = k_BxGxMxK.shape[1]
+    parts = [(k_BxGxMxK, v_BxGxMxK)] if past is None else [past, (k_BxGxMxK, v_BxGxMxK)]
     q = q_BxHxLxK.reshape(B, G, H // G, L, K)
-    scores = jnp.einsum('BGSLK,BGMK->BGSLM', q, k_BxGxMxK, preferred_element_type=jnp.float32)
+    score = lambda k: jnp.einsum('BGSLK,BGMK->BGSLM', q, k, preferred_element_type=jnp.float32)
+    scores = jnp.concatenate([score(k) for k, _ in parts], axis=-1)
     scores = soft_cap(scores * scale, cap)
     if bias is not None:
-        scores = scores + bias.reshape(1, G, H // G, L, M).astype(jnp.float32)
+        scores = scores + bias.reshape(1, G, H // G, *bias.shape[1:]).astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, HIDDEN)
     shares = jax.nn.softmax(scores, axis=-1).astype(v_BxGxMxK.dtype)
     shares = dropout(shares, rate, key)
-    return jnp.einsum('BGSLM,BGMK->BGSLK', shares, v_BxGxMxK).reshape(B, H, L, K)
+    shares = jnp.split(shares, [k.shape[2] for k, _ in parts[:-1]], axis=-1)
+    each = zip(shares, parts, strict=True)
+    y = sum(jnp.einsum('BGSLM,BGMK->BGSLK', share, v) for share, (_, v) in each)
+    return y.reshape(B, H, L, K)
 
 
 class Attention(nnx.Module):
@@ -107,13 +112,19 @@ class Attention(nnx.Module):
         v_BxGxMxK = self._heads(self.value(memory_BxMxD), None)
         return self._placed(k_BxGxMxK, self.key_norm, turn), v_BxGxMxK
 
-    def __call__(self, x_BxLxD, keys_values, *, turn=None, mask=None, bias=None, key=None):
-        """Attention of x to keys and values, [B, L, D]; `turn` is what turned the keys."""
+    def __call__(
+        self, x_BxLxD, keys_values, *, past=None, turn=None, mask=None, bias=None, key=None
+    ):
+        """Attention of x to keys and values, [B, L, D]; `turn` is what turned the keys.
+
+        `past` are keys and values in front of them.
+        """
         config = self.config
         q_BxHxLxK = self._placed(self._heads(self.query(x_BxLxD)), self.query_norm, turn)
         y_BxHxLxK = attend(
             q_BxHxLxK,
             *keys_values,
+            past=past,
             mask=mask,
             bias=bias,
             scale=config.kv**-0.5 if config.scale_attention else 1.0,

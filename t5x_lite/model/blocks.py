@@ -23,7 +23,7 @@ class Context(NamedTuple):
     bias: Any = None  # [H, L, M]
     memory_BxMxD: Any = None
     memory_mask: Any = None
-    length: Any = None  # of the cache
+    remember: bool = False  # keys and values, for a cache
     types_BxL: Any = None
 
 
@@ -62,7 +62,7 @@ class Block(nnx.Module):
     def __call__(self, x_BxLxD, context: Context, index, key=None, past=None, memory=None):
         """Layer `index`; `past` is its part of a cache, `memory` its cached cross keys and values.
 
-        Returns hidden [B, L, D] and the keys and values to remember (None without a cache).
+        Returns hidden [B, L, D] and its own keys and values, if they are to be remembered.
         """
         keys = (None,) * 6 if key is None else jax.random.split(key, 6)
         seen, turn = None, self._turn(context, index)
@@ -70,11 +70,11 @@ class Block(nnx.Module):
         def self_attention(y_BxLxD):
             nonlocal seen
             pairs = self.attention.keys_values(y_BxLxD, turn)
-            if past is not None:
-                pairs = seen = extend(past, pairs, context.length)
+            seen = pairs if context.remember else None
             return self.attention(
                 y_BxLxD,
                 pairs,
+                past=past,
                 turn=turn,
                 mask=self._mask(context, index),
                 bias=self._bias(context),
@@ -121,11 +121,3 @@ class Block(nnx.Module):
         if self.config.norm_first:
             return x_BxLxD + dropout(branch(norm(x_BxLxD)), rate, key)
         return norm(x_BxLxD + dropout(branch(x_BxLxD), rate, key))
-
-
-def extend(past, pairs, length):
-    """A layer's cached keys and values [B, G, M, K] with new ones written from `length` on."""
-    return tuple(
-        jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), length, axis=2)
-        for old, new in zip(past, pairs, strict=True)
-    )

@@ -1,8 +1,6 @@
 """The Transformer: stacks of blocks scanned over layers, and Model with encode, decode, logits."""
 # SPDX-License-Identifier: Apache-2.0
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.attention import HIDDEN, causal_mask, order_mask, segment_mask, soft_cap
 from t5x_lite.model.blocks import Block, Context
+from t5x_lite.model.cache import Cache
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.layers import Embedding, Linear, Norm, dropout
 from t5x_lite.sharding import constrain
@@ -26,31 +25,6 @@ SAVED = {  # what remat keeps from the forward pass
     'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     'full': jax.checkpoint_policies.nothing_saveable,
 }
-
-
-class Cache(NamedTuple):
-    """What decoding remembers: self-attention keys and values of each layer, and of the memory.
-
-    `segments` marks filled positions; `length` is how many there are, the same for all rows.
-    """
-
-    keys_NxBxGxMxK: jax.Array
-    values_NxBxGxMxK: jax.Array
-    segments_BxM: jax.Array
-    length: jax.Array
-    memory: Any = None  # (keys, values) [N, B, G, M, K] of cross-attention
-    memory_segments: Any = None
-
-    def take(self, index_B) -> 'Cache':
-        """The rows of these numbers; a row may be taken more than once."""
-        layers = lambda x: x[:, index_B]
-        return self._replace(
-            keys_NxBxGxMxK=layers(self.keys_NxBxGxMxK),
-            values_NxBxGxMxK=layers(self.values_NxBxGxMxK),
-            segments_BxM=self.segments_BxM[index_B],
-            memory=jax.tree.map(layers, self.memory),
-            memory_segments=jax.tree.map(lambda x: x[index_B], self.memory_segments),
-        )
 
 
 class Stack(nnx.Module):
@@ -208,14 +182,16 @@ class Model(nnx.Module):
             tokens_BxL, segments, prefix, positions = prompt.before(tokens_BxL, *marks)
         segments = jnp.ones_like(tokens_BxL) if segments is None else segments
         start = 0 if cache is None else cache.length
-        query_L = start + jnp.arange(tokens_BxL.shape[1])
-        key_M, key_segments = query_L, segments
+        key_M = query_L = start + jnp.arange(tokens_BxL.shape[1])
+        mask = segment_mask(segments, segments) & causal_mask(query_L, query_L, prefix)
+        past = None
         if cache is not None:
-            key_M = jnp.arange(cache.segments_BxM.shape[1])
-            key_segments = jax.lax.dynamic_update_slice_in_dim(
-                cache.segments_BxM, segments, start, axis=1
-            )
             memory_segments = cache.memory_segments
+            if cache.has_past:
+                past = cache.keys_NxBxGxMxK, cache.values_NxBxGxMxK
+                key_M = jnp.concatenate([jnp.arange(cache.segments_BxM.shape[1]), query_L])
+                seen = segment_mask(segments, cache.segments_BxM)
+                mask = jnp.concatenate([seen, mask], axis=2)
         elif memory is not None:
             memory_segments = _memory_segments(memory, memory_segments)
         context = Context(
@@ -223,20 +199,17 @@ class Model(nnx.Module):
             query_L=query_L,
             key_M=key_M,
             bidirectional=False,
-            mask=segment_mask(segments, key_segments) & causal_mask(query_L, key_M, prefix),
+            mask=mask,
             bias=self.decoder.bias(query_L, key_M, False),
             memory_BxMxD=memory,
             memory_mask=None
             if memory_segments is None
             else segment_mask(segments, memory_segments),
-            length=start,
+            remember=cache is not None,
         )
-        past = None if cache is None else (cache.keys_NxBxGxMxK, cache.values_NxBxGxMxK)
         cross = None if cache is None else cache.memory
         hidden_BxLxD, seen = self.decoder(self.embed(tokens_BxL), context, key, past, cross)
-        if cache is not None:
-            length = start + tokens_BxL.shape[1]
-            cache = Cache(*seen, key_segments, length, cross, memory_segments)
+        cache = None if cache is None else cache.extended(seen, segments)
         return hidden_BxLxD if prompt is None else hidden_BxLxD[:, prompt.length :], cache
 
     def start_cache(self, batch: int, length: int, memory=None, memory_segments=None) -> Cache:
@@ -253,7 +226,7 @@ class Model(nnx.Module):
             cross = jax.vmap(lambda block: block.cross.keys_values(memory))(self.decoder.blocks)
             memory_segments = _memory_segments(memory, memory_segments)
         filled_BxM = jnp.zeros((batch, length), jnp.int32)
-        cache = Cache(zeros, zeros, filled_BxM, jnp.int32(0), cross, memory_segments)
+        cache = Cache(zeros, zeros, filled_BxM, 0, cross, memory_segments)
         return cache if first is None else self.decode(first.tokens(batch), cache=cache)[1]
 
     def embed(self, tokens_BxL):
