@@ -1,13 +1,12 @@
 """Experiment and Stream: one run as one frozen value that validates itself."""
 # SPDX-License-Identifier: Apache-2.0
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from t5x_lite import schedules, selector
+from t5x_lite import schedules, selector, stream_checks
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.objective import Objective
@@ -126,11 +125,7 @@ class Experiment:
         if not self.streams:
             raise ConfigError('Experiment: streams={} must hold at least one Stream')
         for name, stream in self.streams.items():
-            self._check_stacks(name, stream)
-            self._check_types(name, stream)
-            self._check_views(name, stream)
-            self._check_rows(name, stream)
-            self._check_lengths(name, stream)
+            stream_checks.check(self, name, stream)
         self._check_weights()
         self.heads  # noqa: B018  two terms of one name must agree on their head
         for teacher in self.teachers.values():
@@ -141,42 +136,6 @@ class Experiment:
             evaluator.check(self)
         if self.adapt is not None:
             self.adapt.check(self)
-
-    def _check_stacks(self, name: str, stream: Stream) -> None:
-        missing = [s for s in stream.objective.forward.needs if s not in self.model.stacks]
-        if missing:
-            raise ConfigError(
-                f"Stream '{name}': its objective runs through the {missing[0]}, but the model has "
-                f'{missing[0]}_layers=0; set model.{missing[0]}_layers, or choose an objective for '
-                f'{" and ".join(self.model.stacks)}'
-            )
-
-    def _check_types(self, name: str, stream: Stream) -> None:
-        for what, model in self._models(stream):
-            if model.types < 2 and any(n.endswith('token_type_ids') for n in stream.spec()):
-                raise ConfigError(
-                    f"Stream '{name}': its rows are pairs of sentences, but {what}.types="
-                    f'{model.types} cannot tell the first from the second; set {what}.types=2'
-                )
-
-    def _models(self, stream: Stream) -> list[tuple[str, ModelConfig]]:
-        """What reads the stream's rows: the model and its teachers, and how errors call them."""
-        teachers = stream.objective.teachers.items()
-        return [('model', self.model), *((f'{name}.model', t.model) for name, t in teachers)]
-
-    def _check_views(self, name: str, stream: Stream) -> None:
-        """What makes a contrastive loss 0 whatever the model: equal views, or no negatives."""
-        objective = stream.objective
-        if objective.forward.needs_dropout and self.model.dropout == 0:
-            raise ConfigError(
-                f"Stream '{name}': its two views of a row differ by dropout alone, but "
-                'model.dropout=0.0; set model.dropout=0.1'
-            )
-        lonely = lambda term: term.batchwide and not term.loss.own_negatives
-        if stream.batch_size == 1 and all(map(lonely, objective.terms.values())):
-            raise ConfigError(
-                f"Stream '{name}': batch_size=1 leaves no other row as a negative; try 64"
-            )
 
     def _check_weights(self) -> None:
         used = [
@@ -227,32 +186,6 @@ class Experiment:
                         f'{nearest(name, AXES)}'
                     )
 
-    def _check_rows(self, name: str, stream: Stream) -> None:
-        parts = math.lcm(self.microbatches, self.data_shards)
-        if stream.batch_size % parts:
-            raise ConfigError(
-                f"Stream '{name}': batch_size={stream.batch_size} must divide over microbatches="
-                f'{self.microbatches} and data_shards={self.data_shards}; '
-                f'try {_multiples(stream.batch_size, parts)}'
-            )
-
-    def _check_lengths(self, name: str, stream: Stream) -> None:
-        spec = stream.objective.converter.spec(stream.lengths)
-        ordered = 'encoder_order' in spec
-        for (what, model), (array, (shape, _)) in itertools.product(
-            self._models(stream), spec.items()
-        ):
-            if ordered:
-                model.check_order(f"Stream '{name}'")
-            # Query tokens behind the text have the positions of the tokens they predict.
-            length = max(stream.lengths.values()) if ordered else (*shape, 0)[0]
-            longest = model.positions.max_length
-            if longest is not None and length > longest:
-                raise ConfigError(
-                    f"Stream '{name}': {array} has length {length}, but {what}.positions knows "
-                    f'{longest}; shorten lengths={dict(stream.lengths)} or enlarge positions'
-                )
-
     def check_devices(self, devices: int) -> None:
         """ConfigError unless mesh and batches divide over that many devices."""
         sizes = dict(zip(AXES, self.mesh.resolve(devices), strict=True))
@@ -263,19 +196,12 @@ class Experiment:
         over += ['microbatches'] if self.microbatches > 1 else []
         for name, stream in self.streams.items():
             if stream.batch_size % ways:
+                better = stream_checks.multiples(stream.batch_size, ways)
                 raise ConfigError(
                     f"Stream '{name}': batch_size={stream.batch_size} must divide over "
-                    f'{"*".join(over)}={ways}; try {_multiples(stream.batch_size, ways)}'
+                    f'{"*".join(over)}={ways}; try {better}'
                 )
-            self._check_context(name, stream, sizes['context'])
-
-    def _check_context(self, name: str, stream: Stream, context: int) -> None:
-        for array, (shape, _) in stream.spec().items():
-            if array.endswith('_input_tokens') and shape[1] % context:
-                raise ConfigError(
-                    f"Stream '{name}': {array} has length {shape[1]}, which must divide over "
-                    f'mesh.context={context}; try {_multiples(shape[1], context)}'
-                )
+            stream_checks.check_context(name, stream, sizes['context'])
 
     @property
     def heads(self) -> dict[str, Any]:
@@ -312,8 +238,3 @@ class Experiment:
         rows = (s.spec() for s in self.streams.values())
         inputs = (v for spec in rows for k, v in spec.items() if k.endswith('_input_tokens'))
         return sum(math.prod(shape) for shape, _ in inputs)
-
-
-def _multiples(size: int, of: int) -> str:
-    below = size // of * of
-    return f'{below} or {below + of}' if below else str(of)
