@@ -54,6 +54,14 @@ experiment = Experiment(
 """
 
 
+def environment(root: Path) -> dict[str, str]:
+    """Of one device; processes that start again find their programs in a folder."""
+    own = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+    own['JAX_COMPILATION_CACHE_DIR'] = str(root / 'compiled')
+    own['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    return own
+
+
 def start(folder: Path, *options: str, file_size: int | None = None) -> subprocess.Popen:
     """`t5x-lite train` on one device, its output in a pipe; no file may pass `file_size` bytes."""
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
@@ -61,12 +69,16 @@ def start(folder: Path, *options: str, file_size: int | None = None) -> subproce
         [sys.executable, '-m', 't5x_lite', 'train', str(folder.parent / 'tiny.py')]
         + ['--run', str(folder), *options],
         cwd=Path(main.__file__).parents[1],
-        env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
+        env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+        | compiled_once(folder.parent),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=limit if file_size else None,
     )
+
+
+pytestmark = pytest.mark.timeout(900)  # the story is of six processes
 
 
 class Ended(NamedTuple):

@@ -100,7 +100,7 @@ def test_same_tokens_and_scores(kind, how, vocab, settings, tmp_path):
             scores = found.scores_BxS[row, : len(places)]
             np.testing.assert_allclose(scores, totals[row, places], rtol=1e-4)
         compared += len(places)
-    assert compared >= 3
+    assert compared >= (1 if 'num_beams' in settings else 3)
 
 
 def ended(tokens) -> tuple[list[int], bool]:
