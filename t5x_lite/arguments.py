@@ -158,10 +158,7 @@ def _add_ckpt(commands) -> None:
     command.set_defaults(command='ckpt import')
 
     _add_adapters(commands)
-    command = commands.add_parser('export', help='a run as files that transformers loads')
-    command.add_argument('--from', required=True, type=Path, dest='source', help='folder of a run')
-    command.add_argument('--to', required=True, type=Path, help='the folder to make')
-    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    command = _add_moved(commands, 'export', 'a run as files that transformers loads')
     command.add_argument(
         '--head',
         action='append',
@@ -175,7 +172,27 @@ def _add_ckpt(commands) -> None:
         choices=('float32', 'bfloat16', 'float16'),
         help='of the tensors (default: %(default)s)',
     )
-    command.set_defaults(command='ckpt export')
+    command.add_argument('--license', help="of the model card: the Hub's name of a licence")
+    command.add_argument('--language', help='of the model card: such as en')
+
+    command = _add_moved(commands, 'export-jax', "a run's predict function, for jax alone")
+    command.add_argument(
+        '--head', required=True, help="one of the run's heads, 'embedding', or 'next' (token)"
+    )
+    command.add_argument(
+        '--pool',
+        choices=('cls', 'mean', 'last', 'none'),
+        help="how a row becomes one vector (default: as in the run's own loss)",
+    )
+
+
+def _add_moved(commands, name: str, told: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=told)
+    command.add_argument('--from', required=True, type=Path, dest='source', help='folder of a run')
+    command.add_argument('--to', required=True, type=Path, help='the folder to make')
+    command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    command.set_defaults(command=f'ckpt {name}')
+    return command
 
 
 def _add_adapters(commands) -> None:
@@ -183,13 +200,7 @@ def _add_adapters(commands) -> None:
         ('merge', "a run with LoRA as a run's folder of the base, adapters added to its weights"),
         ('adapter', "a run's LoRA adapters alone, as files that peft loads"),
     ):
-        command = commands.add_parser(name, help=told)
-        command.add_argument(
-            '--from', required=True, type=Path, dest='source', help='folder of a run'
-        )
-        command.add_argument('--to', required=True, type=Path, help='the folder to make')
-        command.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
-        command.set_defaults(command=f'ckpt {name}')
+        command = _add_moved(commands, name, told)
     command.add_argument(
         '--own-names', action='store_true', help="t5x_lite's paths in place of peft's names"
     )

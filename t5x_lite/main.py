@@ -159,7 +159,14 @@ def export_weights(options) -> None:
     from t5x_lite.interop import exchange
 
     chosen = dict(step=options.step, dtype=options.dtype, heads=options.head)
+    chosen |= dict(license=options.license, language=options.language)
     print(exchange.export_run(options.source, options.to, **chosen))
+
+
+def export_function(options) -> None:
+    from t5x_lite.interop import serialized
+
+    serialized.run(options)
 
 
 def move_adapters(options) -> None:
@@ -243,6 +250,7 @@ COMMANDS = {
     'ckpt diff': look_at_checkpoints,
     'ckpt import': import_weights,
     'ckpt export': export_weights,
+    'ckpt export-jax': export_function,
     'ckpt merge': move_adapters,
     'ckpt adapter': move_adapters,
     'data vocab': vocab,

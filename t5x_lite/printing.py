@@ -36,6 +36,11 @@ def source(value, variable: str = 'experiment') -> str:
     return _join(*_print(value, variable))
 
 
+def assignment(value, variable: str) -> str:
+    """`source` without its imports: to be read, not run."""
+    return '\n'.join(line.text for line in _print(value, variable)[1])
+
+
 def explain(loaded) -> str:
     """The source of a `config.Loaded`, and on each line where its value was set."""
     imports, lines = _print(loaded.experiment)

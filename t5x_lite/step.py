@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     """All that training changes. Randomness is fold_in(seed, step): there is no key to save."""
 
     step: Any  # int32 scalar: updates done
-    params: Any  # nested dict of float32 arrays
+    params: Any  # nested dict of float32 arrays; kernels of a frozen base may be int8
     opt_state: Any
 
 
@@ -78,7 +78,9 @@ def start_from(experiment: Experiment, mesh, weights) -> TrainState:
 
     Nothing is held twice but what is drawn and loaded in part.
     """
-    like = frozen.flat(abstract_state(experiment, mesh).params)
+    like = {
+        p: _loadable(x) for p, x in frozen.flat(abstract_state(experiment, mesh).params).items()
+    }
 
     def draw():
         params = frozen.flat(init_state(experiment).params)
@@ -94,6 +96,11 @@ def start_from(experiment: Experiment, mesh, weights) -> TrainState:
     begin = updates.transformation(experiment, params).init
     opt_state = jax.jit(begin, out_shardings=where.opt_state)(trained)
     return TrainState(jax.device_put(jnp.int32(0), where.step), params, opt_state)
+
+
+def _loadable(like: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """How an array is read: as float32, also where the model keeps int8 (tuning/int8_base.py)."""
+    return jax.ShapeDtypeStruct(like.shape, jnp.float32, sharding=like.sharding)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3), donate_argnums=1)

@@ -165,6 +165,11 @@ class CheckpointWeights:
 
         folder = Path(self.path) / 'checkpoints'
         step, saved = checkpoint.saved_shapes(folder, self.step)
+        if any(path.endswith('/kernel_scale') for path in saved):
+            raise ConfigError(
+                f'from_checkpoint: {self.path} has its base in int8; merge it first: '
+                f't5x-lite ckpt merge --from {self.path} --to NEW'
+            )
         places = {self._renamed(path): path for path in saved}
         found = {ours: theirs for ours, theirs in places.items() if ours in shapes}
         resized = _resized(found, saved, shapes, model.rows)

@@ -1,8 +1,10 @@
 """Small experiments and batches of random text, made by the real converters, for tests."""
 # SPDX-License-Identifier: Apache-2.0
 
+import jax
 import numpy as np
 
+from t5x_lite import step
 from t5x_lite.data.loader import ShardBatches
 from t5x_lite.data.vocabularies import VocabularyInfo
 from t5x_lite.experiment import Experiment, Stream
@@ -84,3 +86,8 @@ def experiment(*names: str, batch_size: int = 16, model=None, **fields) -> Exper
     }
     fields = dict(optimizer=AdamW(learning_rate=3e-3, clip=1.0), steps=10) | fields
     return Experiment(model=ModelConfig(**changes | (model or {})), streams=streams, **fields)
+
+
+def params(experiment: Experiment) -> dict:
+    """Fresh parameters, made in one compiled call."""
+    return jax.jit(lambda: step.init_state(experiment).params)()

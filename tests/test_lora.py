@@ -5,9 +5,11 @@ import fixtures
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from t5x_lite import frozen, sharding, step
 from t5x_lite.errors import ConfigError
+from t5x_lite.model.adapters import LowRank, dropping
 from t5x_lite.tuning import lora
 from t5x_lite.tuning.lora import Lora
 
@@ -74,3 +76,66 @@ def test_as_many_parameters_learn_as_published(sizes, rank, published):
     name = 'mlm' if sizes['encoder_layers'] else 'clm'
     adapt = Lora(rank=rank, heads=False)
     assert learned(fixtures.experiment(name, model=sizes, adapt=adapt)) == published
+
+
+def encoder_of(adapt):
+    """Hidden states of one batch as a function of a key; what adapters add is no 0."""
+    one = experiment(adapt=adapt)
+    leaves = frozen.flat(fixtures.params(one))
+    ups = {p: jax.random.normal(jax.random.key(1), x.shape) for p, x in leaves.items()}
+    params = frozen.unflat({p: ups[p] if p.endswith('/up') else x for p, x in leaves.items()})
+    (batches,) = fixtures.batches(one, 1)
+    tokens = batches['mlm']['encoder_input_tokens']
+    return jax.jit(lambda key: step.model_of(one)(params).encode(tokens, key=key))
+
+
+def test_dropout_changes_hidden_states_with_a_key_and_none_without():
+    plain, dropped = (encoder_of(Lora(rank=2, dropout=rate)) for rate in (0.0, 0.5))
+    np.testing.assert_array_equal(dropped(None), plain(None))
+    first, second = (np.asarray(dropped(jax.random.key(seed))) for seed in (0, 1))
+    assert min(np.abs(first - x).max() for x in (second, plain(None))) > 1e-3
+
+
+class Two(nnx.Module):
+    """Two adapters that give the first place of their input."""
+
+    def __init__(self, rate):
+        kernel = nnx.Param(np.zeros((64, 1)), axes=('embed', 'mlp'), units=(64, 1))
+        make = lambda: nnx.data(LowRank(kernel, 1, 1.0, jax.random.key(0), dropout=rate))
+        self.a, self.b = make(), make()
+        for one in (self.a, self.b):
+            one.down[...] = np.eye(64, 1, dtype=np.float32)
+            one.up[...] = np.ones((1, 1), np.float32)
+
+    def __call__(self, x, key):
+        own = dropping(self, key)
+        return own.a(x), own.b(x)
+
+
+def test_each_adapter_drops_from_a_key_of_its_own_the_same_on_every_mesh():
+    two, key, x = Two(0.25), jax.random.key(3), np.ones((4000, 64), np.float32)
+    a, b = (np.asarray(y) for y in two(x, key))
+    for y in (a, b):
+        assert set(np.unique(y)) == {np.float32(0), np.float32(1) / np.float32(0.75)}
+        np.testing.assert_allclose(y.mean(), 1.0, atol=0.04)
+    assert 0.3 < (a != b).mean() < 0.45  # 2 * 0.25 * 0.75, were they independent
+    mesh = jax.make_mesh((4, 2), ('rows', 'columns'))
+    where = jax.NamedSharding(mesh, jax.P('rows', 'columns'))
+    apart = jax.jit(lambda x, key: two(x, key))(jax.device_put(x, where), key)
+    for found, expected in zip(apart, (a, b), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert dropping(two, None) is two and dropping(Two(0.0), key).a.dropout == 0.0
+
+
+def test_no_adapter_draws_from_a_key_that_its_block_uses():
+    key, bits = jax.random.key(3), lambda key: tuple(jax.random.key_data(key).tolist())
+    own = dropping(Two(0.25), key)
+    used = {bits(key), *(bits(k) for k in jax.random.split(key, 6))}
+    assert len({bits(own.a.key), bits(own.b.key)} - used) == 2
+
+
+def test_dropout_outside_blocks_and_rates_that_are_none_are_refused():
+    with pytest.raises(ConfigError, match='works inside blocks, but .* heads/mlm/dense'):
+        step.abstract_model(experiment(adapt=Lora(pattern='heads/mlm/dense', dropout=0.1)))
+    with pytest.raises(ConfigError, match=r'dropout=1\.0 must be a number from 0 to below 1'):
+        Lora(dropout=1.0)

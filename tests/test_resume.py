@@ -69,8 +69,7 @@ def start(folder: Path, *options: str, file_size: int | None = None) -> subproce
         [sys.executable, '-m', 't5x_lite', 'train', str(folder.parent / 'tiny.py')]
         + ['--run', str(folder), *options],
         cwd=Path(main.__file__).parents[1],
-        env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-        | compiled_once(folder.parent),
+        env=environment(folder.parent),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -129,7 +129,7 @@ def _fields(adapt: Lora, modules: list[str], *, fan_in_fan_out: bool) -> dict[st
         'base_model_name_or_path': None,
         'r': adapt.rank,
         'lora_alpha': adapt.alpha,
-        'lora_dropout': 0.0,
+        'lora_dropout': adapt.dropout,
         'bias': 'none',
         'fan_in_fan_out': fan_in_fan_out,
         'inference_mode': True,

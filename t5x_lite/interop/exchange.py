@@ -41,10 +41,9 @@ def import_folder(source: Path, run: Path, *, strict: bool = True) -> str:
     Raises:
       ConfigError: a folder that is not empty, or files that do not fit; nothing is written then.
     """
-    from t5x_lite.interop import hugging_face
     from t5x_lite.warm_start import from_hf
 
-    own = _described(hugging_face.open_folder(source))
+    own = architecture_of_files(source)
     return _import(own, from_hf(str(source), strict=strict), run, source)
 
 
@@ -81,10 +80,9 @@ def load_model(source: str | Path, *, strict: bool = True):
     Raises:
       ConfigError: files that are missing or damaged or do not fit.
     """
-    from t5x_lite.interop import hugging_face
     from t5x_lite.warm_start import from_hf
 
-    own = _described(hugging_face.open_folder(source))
+    own = architecture_of_files(source)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     graph, weights, arrays = _opened(own, from_hf(str(source), strict=strict), here)
     return nnx.merge(graph, unflatten_dict(weights.load(arrays), sep='/'))
@@ -96,7 +94,7 @@ def _opened(own: Architecture, init, where):
     Raises:
       ConfigError: a weight of the model that the files lack.
     """
-    graph, arrays = _abstract(own, where)
+    graph, arrays = abstract(own, where)
     weights = init.open(own.model, own.heads, {path: x.shape for path, x in arrays.items()})
     if weights.fresh:
         raise ConfigError(f'{init.path}: lacks {", ".join(weights.fresh[:12])}')
@@ -116,7 +114,7 @@ def abstract_model(own: Architecture):
     return jax.eval_shape(build)
 
 
-def _abstract(own: Architecture, where):
+def abstract(own: Architecture, where):
     """(graph, {path: shape}) of a model, placed `where`."""
     graph, state = nnx.split(abstract_model(own))
     shapes = flatten_dict(nnx.to_pure_dict(state), sep='/')
@@ -124,10 +122,11 @@ def _abstract(own: Architecture, where):
     return graph, {path: place(x) for path, x in shapes.items()}
 
 
-def _described(opened) -> Architecture:
-    """What a folder's config.json says, as ours."""
+def architecture_of_files(folder: str | Path) -> Architecture:
+    """What the config.json of a folder of files says, as ours."""
     from t5x_lite.interop import hugging_face
 
+    opened = hugging_face.open_folder(folder)
     return Architecture(model=hugging_face.model_of(opened), heads=hugging_face.heads_of(opened))
 
 
@@ -138,18 +137,20 @@ def export_run(
     step: int | None = None,
     dtype: str = 'float32',
     heads: Sequence[str] = (),
+    license: str | None = None,
+    language: str | None = None,
 ) -> str:
     """Writes a run's checkpoint as files that transformers loads; what was written.
 
     `heads` chooses among the run's heads: 'mlm', 'cola=classifier' (the second is what the family
     calls it), or 'none'; without any, all of them. Parts of training, such as ELECTRA's generator,
-    are left out.
+    are left out. The folder's model card has `license` and `language` as they are given.
 
     Raises:
       ConfigError: no run, a folder that is not empty, a model of no known family.
       RunError: a checkpoint that is missing or damaged.
     """
-    from t5x_lite.interop import architectures, hugging_face
+    from t5x_lite.interop import architectures, hugging_face, model_card
 
     own = architecture_of(run)
     names = chosen_heads({n: h for n, h in own.heads.items() if n not in own.parts}, heads)
@@ -164,18 +165,24 @@ def export_run(
     arrays, kept = flatten_dict(params, sep='/'), run / kept_files.FOLDER
     config = files.read_json(kept / 'config.json') if kept.is_dir() else None
     with written_whole(target) as new:
-        names = kept_files.copy(kept, new) or _own_tokenizer(run, new)
+        kept_files.copy(kept, new, kept_files.CONFIGS)
+        names = write_tokenizer(run, new)
         hugging_face.write_folder(new, own.model, values, arrays, dtype=dtype, like=config)
+        facts = dict(step=found, license=license, language=language)
+        (new / 'README.md').write_text(model_card.card(run, own.model, new, **facts), 'utf-8')
     lines = [f'step {found} of {run}: {target.resolve()}']
     lines += [f'left out: {name}, a part of training alone' for name in own.parts]
     return '\n'.join([*lines, kept_files.told(names)])
 
 
-def read_run(run: Path, own: Architecture, step: int | None = None) -> tuple[int, Any]:
-    """(step, parameters in the host's memory) of a run's checkpoint, adapters among them."""
+def read_run(run: Path, own: Architecture, step: int | None = None, where=None) -> tuple[int, Any]:
+    """(step, parameters) of a run's checkpoint, adapters among them.
+
+    They are placed `where`; in the host's memory if that is None.
+    """
     from t5x_lite import checkpoint
 
-    like = unflatten_dict(_abstract(own, _host())[1], sep='/')
+    like = unflatten_dict(abstract(own, where or _host())[1], sep='/')
     return checkpoint.read_params(run / 'checkpoints', step, like)
 
 
@@ -212,8 +219,14 @@ def architecture_of(run: Path) -> Architecture:
     raise ConfigError(f'{run}: no run is there (neither experiment.py nor {IMPORTED})')
 
 
-def _own_tokenizer(run: Path, target: Path) -> list[str]:
-    """Writes the vocabulary of a trained run's data; a line on stderr says if there is none."""
+def write_tokenizer(run: Path, target: Path) -> list[str]:
+    """Writes the tokenizer files that came with a run's weights, or its data's vocabulary.
+
+    A line on stderr says if there is none.
+    """
+    kept = kept_files.copy(run / kept_files.FOLDER, target, kept_files.TOKENIZER)
+    if kept:
+        return kept
     from t5x_lite import config
 
     if not (run / 'experiment.py').is_file():

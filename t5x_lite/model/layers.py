@@ -22,7 +22,8 @@ def weight(rngs, shape, axes, stddev, units=None) -> nnx.Param:
 class Linear(nnx.Module):
     """y = x W + b over the last dimension; W [in, out] is cast to the type of x.
 
-    An `adapter`, put there after it is made, adds what it makes of x.
+    An `adapter`, put there after it is made, adds what it makes of x. With a `kernel_scale` [out],
+    put there too, W is the kernel, in int8, times that.
     """
 
     def __init__(self, size, axes, stddev, rngs, *, bias: bool, units=None):
@@ -30,13 +31,15 @@ class Linear(nnx.Module):
         self.kernel = weight(rngs, size, axes, stddev, units)
         zeros = jnp.zeros(size[1:])
         self.bias = nnx.Param(zeros, axes=axes[1:], units=units[1:]) if bias else None
-        self.adapter = None
+        self.adapter = self.kernel_scale = None
 
     def __call__(self, x):
         # Rows as one dimension: a plain matrix product, whose gradients need no transposes. On a
         # CPU a feed-forward layer of 256 x 1024 takes 23 ms this way, 39 ms with [B, L] kept apart.
         rows = x.reshape(-1, x.shape[-1])
         y = rows @ self.kernel[...].astype(x.dtype)
+        if self.kernel_scale is not None:
+            y = y * self.kernel_scale[...].astype(x.dtype)[None]
         if self.adapter is not None:
             y = y + self.adapter(rows)
         if self.bias is not None:

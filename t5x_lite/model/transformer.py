@@ -7,6 +7,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from t5x_lite.errors import ConfigError
+from t5x_lite.model.adapters import dropping
 from t5x_lite.model.attention import HIDDEN, causal_mask, order_mask, segment_mask, soft_cap
 from t5x_lite.model.blocks import Block, Context
 from t5x_lite.model.cache import Cache
@@ -63,9 +64,10 @@ class Stack(nnx.Module):
         x_BxLxD = constrain(x_BxLxD, 'batch', 'length', None)
 
         def layer(x_BxLxD, xs):
-            block, index, *rest = xs
+            block, index, layer_key, *rest = xs
             x_BxLxD = checkpoint_name(x_BxLxD, LAYER_INPUT)
-            x_BxLxD, seen = block(x_BxLxD, context, index, *rest)
+            block = dropping(block, layer_key)
+            x_BxLxD, seen = block(x_BxLxD, context, index, layer_key, *rest)
             return x_BxLxD, (seen, x_BxLxD if keep else None)
 
         if self.config.remat != 'none':

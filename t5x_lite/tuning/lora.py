@@ -9,6 +9,7 @@ from typing import Any
 from t5x_lite import selector
 from t5x_lite.errors import ConfigError
 from t5x_lite.schedules import is_number, require
+from t5x_lite.tuning import int8_base
 
 # Flax is imported where weights are made: reading a config stays fast.
 
@@ -23,12 +24,17 @@ class Lora:
     of layers, `encoder/blocks/(10|11)/attention/`. A is normal, B zero: at birth nothing changes.
     Adapters learn, and with `heads` the model's heads, if `Experiment.trainable` is None.
     Published: RoBERTa base rank 8, alpha 8, rate 5e-4; GPT-2 rank 4, alpha 32, rate 2e-4.
+    `dropout` drops places of the adapters' input in training (0.1 for GPT-2 there); it needs
+    targets inside blocks. With `int8_base` the kernels of all linear layers in blocks are int8 with
+    a scale for each output (tuning/int8_base.py), rounded once, when the base is loaded.
     """
 
     pattern: str = 'attention/(query|value)/'
     rank: int = 8
     alpha: float = 8.0
     heads: bool = True
+    dropout: float = 0.0
+    int8_base: bool = False
 
     def __post_init__(self):
         selector.check('Lora: pattern', ((self.pattern, True),), bool, 'True')
@@ -36,21 +42,29 @@ class Lora:
         require(self, 'rank', holds, 'an integer of 1 or more', 8)
         holds = is_number(self.alpha) and self.alpha > 0
         require(self, 'alpha', holds, 'a number above 0', 8.0)
+        require(self, 'int8_base', type(self.int8_base) is bool, 'True or False', False)
+        holds = is_number(self.dropout) and 0 <= self.dropout < 1
+        require(self, 'dropout', holds, 'a number from 0 to below 1', 0.1)
 
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
 
     def check(self, experiment) -> None:
-        """Any experiment can be adapted; the pattern meets the model when it is built."""
+        """ConfigError if an int8 base shall learn; the pattern meets the model when it is built."""
+        if self.int8_base and experiment.trainable is not None:
+            raise ConfigError(
+                f'Lora: int8_base=True is a base that cannot learn, but Experiment.trainable='
+                f'{experiment.trainable!r} chooses what does; leave it None, or int8_base=False'
+            )
 
     def merged(self, params: Mapping[str, Any]) -> dict:
         """The base model's parameters with the adapters' products added to them."""
         return merge(params, self.scale)
 
     def begun(self, params: Mapping[str, Any], key) -> dict:
-        """The parameters as they are: nothing of an adapter depends on the base."""
-        return params
+        """Nothing of an adapter depends on the base, which may be rounded to int8 here."""
+        return int8_base.begun(params) if self.int8_base else params
 
     def check_init(self, init) -> None:
         """ConfigError if adapters that a run begins with have another alpha / rank."""
@@ -73,7 +87,7 @@ class Lora:
         return bool(re.search(r'blocks/', self.pattern))
 
     def apply(self, model, key) -> None:
-        """Puts adapters into a model; ConfigError for a target that is no linear layer."""
+        """Puts adapters into a fresh model; ConfigError for a target that is no linear layer."""
         import jax
         from flax import nnx
 
@@ -90,9 +104,19 @@ class Lora:
                     f'Lora: pattern={self.pattern!r} is found in {path}, which is no linear layer; '
                     f'choose among {", ".join(known[:8])}'
                 )
+            self._check_dropout(path)
             own_key = jax.random.fold_in(key, i)
-            adapter = LowRank(module.kernel, self.rank, self.scale, own_key)
+            adapter = LowRank(module.kernel, self.rank, self.scale, own_key, self.dropout)
             module.adapter = nnx.data(adapter)  # the attribute was None, which nnx keeps as static
+        for path in int8_base.kernels(shapes) if self.int8_base else ():
+            int8_base.put(_module(model, path.split('/')[:-1]))
+
+    def _check_dropout(self, path: str) -> None:
+        if self.dropout and '/blocks/' not in path:
+            raise ConfigError(
+                f'Lora: dropout={self.dropout} works inside blocks, but pattern={self.pattern!r} '
+                f'is found in {path}; set dropout=0.0, or choose targets in blocks'
+            )
 
     def targets(self, shapes: Mapping[str, Any]) -> list[str]:
         """Paths of the modules that the pattern is found in, of a model's {array: shape}."""
@@ -112,7 +136,7 @@ def merge(params: Mapping[str, Any], scale: float) -> dict:
     """The base model's parameters with the adapters' products added to them."""
     from t5x_lite import frozen
 
-    leaves = frozen.flat(params)
+    leaves = int8_base.dequantised(frozen.flat(params))
     out = {path: x for path, x in leaves.items() if '/adapter/' not in path}
     for path, down in leaves.items():
         if path.endswith(DOWN):

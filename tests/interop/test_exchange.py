@@ -10,6 +10,7 @@ import reference
 import test_files
 from safetensors.numpy import load_file, save_file
 
+from t5x_lite import main
 from t5x_lite.errors import ConfigError, RunError
 from t5x_lite.interop import architectures, exchange, hugging_face
 from t5x_lite.model.heads import ClassifierHead, SentenceHead
@@ -44,6 +45,7 @@ def test_a_folder_comes_back_from_a_run_bit_for_bit(kind, tmp_path):
     told = exchange.export_run(tmp_path / 'run', tmp_path / 'back')
     assert told.startswith('step 0 of ') and told.endswith('tokenizer files: tokenizer.json')
     assert (tmp_path / 'back' / 'tokenizer.json').read_text() == '{}'
+    assert '\n- parameters: ' in (tmp_path / 'back' / 'README.md').read_text()
     expected, found = (
         load_file(tmp_path / 'source' / WEIGHTS),
         load_file(tmp_path / 'back' / WEIGHTS),
@@ -296,6 +298,14 @@ def test_heads_are_chosen_and_called_by_what_the_family_calls_them(bert, tmp_pat
     assert exchange.chosen_heads({'cola': 1, 'mlm': 2}, ['cola=classifier']) == {
         'cola': 'classifier'
     }
+
+
+def test_the_command_puts_licence_and_language_into_the_model_card(source, tmp_path):
+    exchange.import_folder(source, tmp_path / 'run')
+    folders = ['--from', str(tmp_path / 'run'), '--to', str(tmp_path / 'back')]
+    main.main(['ckpt', 'export', *folders, '--license', 'cc0-1.0', '--language', 'de'])
+    lines = (tmp_path / 'back' / 'README.md').read_text().splitlines()
+    assert 'license: "cc0-1.0"' in lines and 'language: "de"' in lines
 
 
 def test_an_imported_folder_is_no_run_to_go_on_with(bert, tmp_path):
