@@ -1,0 +1,52 @@
+"""Temporaries of dense and flash attention, forward and backward, by the TPU's compiler."""
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from t5x_lite.model.attention import attend, segment_mask
+from t5x_lite.model.flash import Flash, flash_attention
+from t5x_lite.model.positions import Relative
+
+HEADS, WIDTH, RELATIVE = 12, 64, Relative()
+
+
+def dense(q, k, v, segments, table):
+    places = jnp.arange(q.shape[2])
+    bucket = RELATIVE.bucket(places[None] - places[:, None], True)
+    bias = jnp.moveaxis(table[bucket], -1, 0)
+    return attend(q, k, v, mask=segment_mask(segments, segments), bias=bias)
+
+
+def flash(q, k, v, segments, table):
+    return flash_attention(Flash(relative=RELATIVE), q, k, v, (segments, segments), table)
+
+
+def temporaries(path, length, device):
+    """Bytes the compiler sets aside for one row's loss and gradients."""
+    place = SingleDeviceSharding(device)
+    array = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+    heads = array((1, HEADS, length, WIDTH), jnp.bfloat16)
+    table = array((RELATIVE.buckets, HEADS), jnp.float32)
+    loss = lambda q, k, v, table, s: path(q, k, v, s, table).astype(jnp.float32).sum()
+    step = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))
+    lowered = step.lower(heads, heads, heads, table, array((1, length), jnp.int32))
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def main(lengths):
+    device = topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2').devices[0]
+    for length in lengths:
+        for path in (flash, dense):
+            size = temporaries(path, length, device)
+            row = dict(chip='v5e', length=length, path=path.__name__, temporaries=size)
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == '__main__':
+    main([int(length) for length in sys.argv[1:]] or [512, 1024, 2048, 4096])
