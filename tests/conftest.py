@@ -19,7 +19,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items):
-    """Of a test marked `one`, all but the first parameters are marked `all`."""
+    """Of a test marked `one`, all but the first parameters are marked `all`. The longest first."""
+    items.sort(key=lambda item: item.path.name != 'test_resume.py')
     seen = set()
     for item in items:
         if item.get_closest_marker('one') and not item.get_closest_marker('all'):
