@@ -193,19 +193,21 @@ MAIN = 'from t5x_lite.main import main\nmain()'
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    'command, code, seconds',
+    'command, code, times',
     [
-        ('--help', 0, 1.0),
-        (f'config {CLM}', 0, 2.5),
-        (f'config {CLM} --set model.drpout=1', 2, 5.0),
-        (f'train {CLM} --set streams.clm.batch_size={DEVICES + 1} --run /no/such', 2, 5.0),
+        ('--help', 0, 0.5),
+        (f'config {CLM}', 0, 2.0),
+        (f'config {CLM} --set model.drpout=1', 2, 4.0),
+        (f'train {CLM} --set streams.clm.batch_size={DEVICES + 1} --run /no/such', 2, 4.0),
     ],
 )
-def test_a_command_answers_soon(command, code, seconds):
+def test_a_command_answers_soon(command, code, times):
+    """In so many times what `import jax` takes, on a machine as fast as it is now."""
+    _, jax_alone = python('import jax')
     done, spent = python(MAIN, *command.split())
     assert done.returncode == code, done.stderr
     assert 'Traceback' not in done.stderr
-    assert spent < seconds
+    assert spent < times * jax_alone
 
 
 def test_modules_beside_the_user_are_importable(tmp_path):
