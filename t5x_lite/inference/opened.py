@@ -28,10 +28,13 @@ class Opened:
     """
 
     def __init__(self, run: Path, step: int | None, mesh: sharding.MeshShape, batch_size: int):
-        own = exchange.architecture_of(run)
-        self.run, self.model, self.heads = run, own.model, own.heads
         trained = run / 'experiment.py'
         self.experiment = config.load(trained).experiment if trained.exists() else None
+        if self.experiment is None:
+            own = exchange.architecture_of(run)
+        else:
+            own = exchange.architecture(self.experiment)
+        self.run, self.model, self.heads = run, own.model, own.heads
         self.mesh = sharding.make_mesh(mesh)
         self._rules = sharding.RULES if self.experiment is None else self.experiment.rules
         self._ways = math.prod(self.mesh.shape[axis] for axis in ('replica', 'data', 'fsdp'))
@@ -43,6 +46,7 @@ class Opened:
         like = jax.tree.map(place, nnx.to_pure_dict(nnx.state(abstract)), where)
         self.step, self._params = checkpoint.read_params(run / 'checkpoints', step, like)
         self._compiled = functools.cache(self._compile)
+        self.vocabulary_of = functools.cache(self._vocabulary_of)
 
     # -- text -------------------------------------------------------------------------------------
 
@@ -55,12 +59,15 @@ class Opened:
                 raise ConfigError(
                     f'{self.run}: was imported without tokenizer files; copy them to {folder}'
                 )
+            from t5x_lite.data import seqio_source
+
+            seqio_source.import_seqio()  # first, and quietly
             from t5x_lite.data import hf_vocabulary
 
             return hf_vocabulary.from_folder(folder)
         return self.vocabulary_of(next(iter(self.experiment.streams)))
 
-    def vocabulary_of(self, stream: str):
+    def _vocabulary_of(self, stream: str):
         """The vocabulary of the last feature that a stream's objective reads."""
         from t5x_lite.data import seqio_source
 

@@ -55,10 +55,10 @@ class Score:
         whole = [[*one.given, *one.targets] for one in prepared]
         tokens_NxL, segments_NxL = opened.padded([row[:-1] for row in whole])
         targets_NxL = np.zeros_like(tokens_NxL)
-        prefix_NxL = np.zeros_like(tokens_NxL)
+        prefix_NxL, both_ways = np.zeros_like(tokens_NxL), sees_both_ways(opened)
         for i, one in enumerate(prepared):
             targets_NxL[i, : len(whole[i]) - 1] = whole[i][1:]
-            prefix_NxL[i, : len(one.given)] = sees_both_ways(opened)
+            prefix_NxL[i, : len(one.given)] = both_ways
         rows = {'tokens': tokens_NxL, 'segments': segments_NxL, 'targets': targets_NxL}
         rows['prefix'] = prefix_NxL
         if opened.model.encoder_layers:

@@ -197,6 +197,16 @@ def chosen_heads(known: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, s
     return {name: kind or name for name, _, kind in pairs}
 
 
+def architecture(experiment) -> Architecture:
+    """The model and the heads that an experiment trains."""
+    return Architecture(
+        model=experiment.model,
+        heads=experiment.heads,
+        parts=experiment.parts,
+        adapt=experiment.adapt,
+    )
+
+
 def architecture_of(run: Path) -> Architecture:
     """The model and the heads of a run's folder, trained or imported."""
     if (run / IMPORTED).is_file():
@@ -209,13 +219,7 @@ def architecture_of(run: Path) -> Architecture:
     if (run / 'experiment.py').is_file():
         from t5x_lite import config
 
-        experiment = config.load(run / 'experiment.py').experiment
-        return Architecture(
-            model=experiment.model,
-            heads=experiment.heads,
-            parts=experiment.parts,
-            adapt=experiment.adapt,
-        )
+        return architecture(config.load(run / 'experiment.py').experiment)
     raise ConfigError(f'{run}: no run is there (neither experiment.py nor {IMPORTED})')
 
 

@@ -22,12 +22,7 @@ from t5x_lite.objectives import similarity
 FUNCTION = 'predict.jax'
 PLATFORMS = ('cpu', 'tpu', 'cuda')
 EMBEDDING, NEXT = 'embedding', 'next'  # what can be asked for beside heads
-POOLS = {
-    'cls': similarity.pool_cls,
-    'mean': similarity.pool_mean,
-    'last': similarity.pool_last,
-    'none': None,
-}
+POOLS = {**{name: similarity.POOLS[name] for name in ('cls', 'mean', 'last')}, 'none': None}
 VECTORS = (heads.SentenceHead, heads.SimilarityHead)
 
 

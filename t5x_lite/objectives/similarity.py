@@ -48,6 +48,14 @@ def pool_last_two(layers_NxBxLxD, mask_BxL):
 
 
 pool_first_last.every_layer = pool_last_two.every_layer = True
+POOLS = {
+    'cls': pool_cls,
+    'mean': pool_mean,
+    'last': pool_last,
+    'first_last': pool_first_last,
+    'last_two': pool_last_two,
+}
+"""Pooling functions by the names that commands know."""
 
 
 def every_layer(pool: Callable) -> bool:

@@ -85,7 +85,7 @@ def test_bad_lines_are_numbered_and_the_rest_goes_on(opened, source, tmp_path):
     lines[1], lines[7], lines[8] = 'no JSON', '{"id": 8, "nope": 1}', ''
     source.write_text('\n'.join(lines) + '\n')
     for _ in range(2):  # told again when there is nothing left to do
-        with pytest.raises(RunError, match='3 lines could not be used, the first is line 2: Exp'):
+        with pytest.raises(RunError, match='could not be used: 3; the first is line 2: Exp'):
             infer(opened, Score(), source, tmp_path / 'out', part_size=10)
     found = told(tmp_path / 'out')
     assert [one['line'] for one in found if 'error' in one] == [2, 8, 9]
