@@ -100,3 +100,14 @@ def test_rules_that_do_not_fit_the_model_are_refused(rules, told):
     one = experiment(trainable=rules)
     with pytest.raises(ConfigError, match=told):
         frozen.starts(one, step.abstract_params(one))
+
+
+def test_parts_by_literal_and_what_is_split_off_is_put_back():
+    stack = np.arange(6.0).reshape(3, 2)
+    params = {'a': np.ones(2), 'blocks': {'k': stack}, 'heads': {'teacher': {'x': np.zeros(1)}}}
+    starts = {'a': 0, 'blocks/k': (frozen.NEVER, 7, 0), 'heads/teacher/x': frozen.NEVER}
+    trained, fixed = frozen.split(params, starts)
+    shown = lambda tree: {path: x.tolist() for path, x in frozen.flat(tree).items()}
+    assert shown(trained) == {'a': [1, 1], 'blocks/k': [[2, 3], [4, 5]]}
+    assert shown(fixed) == {'blocks/k': [[0, 1]], 'heads/teacher/x': [0]}
+    assert shown(frozen.join(trained, fixed, starts)) == shown(params)
