@@ -84,17 +84,19 @@ BAD = {
     'negative seed': (f'{CLM} --seed=-1', 'seed=-1 must be an integer of 0 or more'),
     'negative seed of a task': ('austen --seed=-1', '--seed=-1 must be 0 or more'),
     'no examples': ('austen --examples 0 --documents 0', '0 must be 1 or more'),
-    'page in no folder': ('austen --html /no/such/page.html', '--html=/no/such/page.html'),
-    'data folder': ('austen --tfds_data_dir=/no/such', 'must be a folder'),
+    'page in no folder': ('austen --html {missing}/page.html', '--html={missing}/page.html'),
+    'data folder': ('austen --tfds_data_dir={missing}', 'must be a folder'),
 }
 
 
 @pytest.mark.parametrize('command', ['show', 'stats'])
 @pytest.mark.parametrize('case', BAD)
-def test_bad_input_is_said_before_tensorflow_is_imported(case, command, capsys, monkeypatch):
+def test_bad_input_is_said_before_tensorflow_is_imported(
+    case, command, capsys, monkeypatch, tmp_path
+):
     for name in ('tensorflow', 'seqio'):
         monkeypatch.setitem(sys.modules, name, None)
-    arguments, part = BAD[case]
+    arguments, part = (text.format(missing=tmp_path / 'missing') for text in BAD[case])
     wrong = {'show': ' --documents 0', 'stats': ' --examples 0'}[command]
     arguments = arguments.replace(wrong, '')
     assert part in refused(capsys, 'data', command, *arguments.split())

@@ -198,7 +198,7 @@ MAIN = 'from t5x_lite.main import main\nmain()'
         ('--help', 0, 0.5),
         (f'config {CLM}', 0, 2.0),
         (f'config {CLM} --set model.drpout=1', 2, 4.0),
-        (f'train {CLM} --set streams.clm.batch_size={DEVICES + 1} --run /no/such', 2, 4.0),
+        (f'train {CLM} --set mesh.fsdp=1000 --run runs/never', 2, 4.0),
     ],
 )
 def test_a_command_answers_soon(command, code, times):
