@@ -178,7 +178,7 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
     """
 
     def init(params):
-        shapes = jax.eval_shape(inner.init, params)
+        shapes = jax.eval_shape(inner.init, tree_map_with_path(_of_a_layer, params))
         return _over_stacks(inner.init, (params,), shapes)
 
     def update(grads, state, params):
@@ -201,8 +201,15 @@ def _over_stacks(function, args, like):
 
 
 def _layer_axes(tree, stacks, stack):
-    own = lambda path, _: 0 if stacks.get(_keys(path)) == stack else None
+    def own(path, _):
+        keys = _keys(path)  # in a state behind those of the optimizer's own dicts
+        return 0 if any(stacks.get(keys[i:]) == stack for i in range(len(keys))) else None
+
     return tree_map_with_path(own, tree)
+
+
+def _of_a_layer(path, x):
+    return jax.ShapeDtypeStruct(x.shape[1:] if _stack(path) else x.shape, x.dtype)
 
 
 def _keys(path) -> tuple[str, ...]:
