@@ -2,6 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import trained
@@ -71,6 +76,35 @@ def test_a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes(opened, sour
     found = told(tmp_path / 'whole')
     assert [one['line'] for one in found] == list(range(1, COUNT + 1))
     assert [one['id'] for one in found] == [f'n{i}' for i in range(COUNT)]
+
+
+@pytest.mark.all
+@pytest.mark.timeout(400)
+def test_killed_at_random_it_gives_the_bytes_of_an_undisturbed_one(run, tmp_path):
+    """SIGKILL, four times, to the command itself."""
+    task = 'corpus_en_pd'
+    made = trained.experiment(
+        causal_lm(), dict(targets=16), task, imports=(f't5x_lite.data.tasks.{task}',)
+    )
+    folder, _ = trained.folder(tmp_path / 'run', made)
+    source, out = tmp_path / 'in.jsonl', tmp_path / 'killed'
+    source.write_text(''.join(json.dumps({'text': f'Number {i}.'}) + '\n' for i in range(400)))
+    infer(Opened(folder, None, MeshShape(), 8), Score(), source, tmp_path / 'whole', part_size=4)
+    chance, parts = random.Random(0), lambda: len(list(out.glob('part-*')))
+    command = [sys.executable, '-m', 't5x_lite', 'infer', str(folder), '--input', str(source)]
+    command += ['--output', str(out), '--mode', 'score', '--part-size', '4', '--batch-size', '8']
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = parts()
+        while parts() <= before + chance.randint(0, 10) and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.02))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL and before < parts() < 100
+    subprocess.run(command, check=True, capture_output=True)
+    names = sorted(p.name for p in (tmp_path / 'whole').iterdir())
+    assert names == sorted(p.name for p in out.iterdir()) and len(names) == 101
+    assert all((tmp_path / 'whole' / n).read_bytes() == (out / n).read_bytes() for n in names)
 
 
 def test_machines_share_the_parts(opened, source, tmp_path):
