@@ -251,29 +251,6 @@ def make_train_step(experiment: Experiment, mesh):
     return jax.jit(step, in_shardings=(where, rows), out_shardings=(where, whole), donate_argnums=0)
 
 
-def make_term_norms(experiment: Experiment, mesh):
-    """Jitted (TrainState, {stream: Batch}) -> {name: norm of the gradient of that loss, weighted}.
-
-    It costs a step for each term: for a look now and then.
-    """
-    model_of_params = model_of(experiment)
-
-    def norms(state, batches):
-        with sharding.active(mesh, experiment.rules):
-            weights, out = loss_weights(experiment, state.step), {}
-            starts = frozen.starts(experiment, state.params)
-            trained, fixed = frozen.split(state.params, starts)
-            model_of_trained = lambda trained: model_of_params(frozen.join(trained, fixed, starts))
-            for name, weight in weights.items():
-                alone = {**dict.fromkeys(weights, 0.0), name: weight}
-                args = (trained, batches, state.step, alone)
-                grads = gradients(experiment, model_of_trained, *args)[2]
-                out[name.removesuffix('loss') + 'grad_norm'] = optax.tree.norm(grads)
-            return out
-
-    return jax.jit(norms, out_shardings=sharding.whole(mesh))
-
-
 def make_eval_step(experiment: Experiment, mesh):
     """Jitted (params, {stream: Batch}) -> {name: Mean}, without dropout."""
     model_of_params = model_of(experiment)

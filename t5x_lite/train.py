@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from flax.traverse_util import flatten_dict
 
-from t5x_lite import hosts, metrics, sharding, step, warm_start
+from t5x_lite import hosts, metrics, sharding, step, term_norms, warm_start
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.data import loader
 from t5x_lite.evaluate import Sample
@@ -120,7 +120,7 @@ def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb
     state, window = restore_or_init(experiment, mesh, checkpoints, loaders, reporter, weights)
     window.begin({name: rows.counts for name, rows in loaders.items()}, part_read(experiment, held))
     evaluators = {name: e.open(experiment, mesh) for name, e in experiment.evals.items()}
-    norms = step.make_term_norms(experiment, mesh) if experiment.term_norms_every else None
+    norms = term_norms.make_term_norms(experiment, mesh) if experiment.term_norms_every else None
     hosts.stage('makes the first batch')
     parts = (mesh, train_step, norms, held, loaders, evaluators, checkpoints, writer, reporter)
     return Run(experiment, folder, *parts, state, window)

@@ -16,6 +16,7 @@ from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.optim import Adafactor, AdamW
 from t5x_lite.schedules import Constant, Linear
 from t5x_lite.sharding import MeshShape
+from t5x_lite.term_norms import make_term_norms
 
 
 def run(experiment, data, devices=1):
@@ -164,7 +165,7 @@ def test_the_norm_of_each_terms_gradient_is_that_of_a_run_with_it_alone():
     experiment = fixtures.experiment('clm', 'mlm', model=layers)
     mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
     state, (batches,) = step.make_init(experiment, mesh)(), fixtures.batches(experiment, 1)
-    norms = step.make_term_norms(experiment, mesh)(state, batches)
+    norms = make_term_norms(experiment, mesh)(state, batches)
     assert set(norms) == {'clm/grad_norm', 'mlm/grad_norm'}
     streams = dict(experiment.streams)
     streams['mlm'] = dataclasses.replace(streams['mlm'], weight=0.0)
