@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from experiments.recipes import wiki_topics as recipe
 from t5x_lite.evaluation.predict import PredictEval
 from t5x_lite.experiment import Checkpoints, Experiment
+from t5x_lite.objectives.distillation import Teacher, distilled
 from t5x_lite.optim import Adafactor, AdamW
 from t5x_lite.schedules import Cosine, SlantedTriangular
 from t5x_lite.tuning.lora import Lora
@@ -45,9 +47,11 @@ GRADUAL = AdamW(learning_rate=SlantedTriangular(peak=1e-3, steps=recipe.STEPS), 
 NORMS = (('/scale$|^heads/', True), ('.*', False))  # the model has no biases for BitFit
 PROMPT = Adafactor(learning_rate=0.3, scale_by_param=False, weight_decay=1e-5)
 
+DISTILLED = 'from scratch, distilled from full'
 METHODS = {
     'from scratch': dict(init=None, optimizer=rate(5e-4)),
     'full': {},
+    DISTILLED: dict(init=None, optimizer=rate(5e-4)),
     'layer decay 0.8': dict(rate_factors=LayerDecay(decay=0.8), optimizer=rate(6e-4)),
     'gradual unfreezing': dict(
         trainable=GradualUnfreezing(every=EPOCH // 2),
@@ -62,9 +66,24 @@ METHODS = {
 }
 
 
-def experiment(method: str, seed: int, weights: str) -> Experiment:
+def taught(teacher: Path) -> dict:
+    """A model from scratch that learns the scores of the fine-tuned one beside the labels."""
+    stream = recipe.experiment.streams['topics']
+    (head,) = (term.head for term in stream.objective.terms.values())
+    own = Teacher(
+        model=recipe.experiment.model,
+        heads={'classifier': head},
+        init=from_checkpoint(str(teacher)),
+    )
+    objective = distilled(objective=stream.objective, teacher=own, logits=1.0)
+    return {'topics': dataclasses.replace(stream, objective=objective)}
+
+
+def experiment(method: str, seed: int, weights: str, to: Path) -> Experiment:
     """The recipe by one method; the test split is scored once, behind the last step."""
     changes = dict(init=from_checkpoint(weights)) | METHODS[method]
+    if method == DISTILLED:
+        changes['streams'] = taught(to / f'full_{seed}')
     return dataclasses.replace(
         recipe.experiment,
         seed=seed,
@@ -80,7 +99,7 @@ def train_one(method: str, seed: int, weights: str, folder: Path) -> dict:
 
     from t5x_lite import frozen, step, train
 
-    own = experiment(method, seed, weights)
+    own = experiment(method, seed, weights, folder.parent)
     state = jax.eval_shape(lambda: step.init_state(own))
     learned, _ = frozen.split(state.params, frozen.starts(own, state.params))
     size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
@@ -89,7 +108,9 @@ def train_one(method: str, seed: int, weights: str, folder: Path) -> dict:
     return dict(
         method=method,
         seed=seed,
-        accuracy=values['eval/topics/accuracy'],
+        accuracy=next(
+            v for k, v in values.items() if re.fullmatch('eval/topics/(.*/)?accuracy', k)
+        ),
         trained=size(learned),
         optimizer_numbers=size(state.opt_state),
         minutes=(time.monotonic() - began) / 60,

@@ -14,7 +14,7 @@ from t5x_lite.metrics import Mean
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.heads import ProjectionHead
 from t5x_lite.objective import Objective, Schedule, Term
-from t5x_lite.objectives.losses import TokenLoss
+from t5x_lite.objectives.losses import ClassLoss, TokenLoss
 
 TEACHER = 'teacher'
 
@@ -89,8 +89,7 @@ class LogitsLoss:
     temperature: float = 2.0
 
     def __post_init__(self):
-        if self.temperature <= 0:
-            raise ConfigError(f'distilled: temperature={self.temperature} must be above 0; try 2.0')
+        check_temperature(self.temperature)
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
         teacher, hidden = model.heads[TEACHER], f'{self.stack}_hidden'
@@ -101,6 +100,37 @@ class LogitsLoss:
         return {'loss': Mean((loss_BxL * weights_BxL).sum(), weights_BxL.sum())}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassLogitsLoss:
+    """T^2 * KL(teacher || student) of a row's scores of classes at temperature T, in nats.
+
+    Both models' vectors are pooled as `own` does, the loss of the term named `term`.
+    """
+
+    own: ClassLoss
+    term: str
+    temperature: float = 2.0
+
+    def __post_init__(self):
+        check_temperature(self.temperature)
+
+    def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
+        hidden, heads = f'{self.own.stack}_hidden', (model.heads, model.heads[TEACHER].heads)
+        seen = outputs, {hidden: outputs[f'{TEACHER}/{hidden}']}
+        ours, theirs = (
+            self.own.scores(own[self.term], out, batch).astype(jnp.float32)
+            for own, out in zip(heads, seen, strict=True)
+        )
+        loss_B = divergence(jax.lax.stop_gradient(theirs), ours, self.temperature)
+        weights_B = batch[f'{self.own.name}_weights']
+        return {'loss': Mean((loss_B * weights_B).sum(), weights_B.sum())}
+
+
+def check_temperature(value: float) -> None:
+    if value <= 0:
+        raise ConfigError(f'distilled: temperature={value} must be above 0; try 2.0')
+
+
 def scores(model, term: str, hidden_BxLxD):
     """A model's logits [B, L, V] of a term, by its head if it has one; padding rows left out."""
     head = model.heads[term] if term in model.heads else None
@@ -108,10 +138,10 @@ def scores(model, term: str, hidden_BxLxD):
     return logits[..., : model.config.vocab].astype(jnp.float32)
 
 
-def divergence(teacher_BxLxV, student_BxLxV, temperature: float):
-    """T^2 * KL(teacher || student) of logits softened by T, [B, L]."""
-    log_p = jax.nn.log_softmax(teacher_BxLxV / temperature)
-    log_q = jax.nn.log_softmax(student_BxLxV / temperature)
+def divergence(teacher, student, temperature: float):
+    """T^2 * KL(teacher || student) of logits [..., V] softened by T, [...]."""
+    log_p = jax.nn.log_softmax(teacher / temperature)
+    log_q = jax.nn.log_softmax(student / temperature)
     return temperature**2 * (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
 
 
@@ -154,21 +184,25 @@ def distilled(
 ) -> Objective:
     """The objective with what a teacher says of the same batch as further terms.
 
-    `logits`, `hidden`, `cosine` are the weights of `distill_logits` (of the objective's token
-    loss), `distill_hidden`, `distill_cosine`; those of weight 0 are left out. The objective's own
-    terms keep their weights. Hinton et al. (2015): alpha = 0.5, `clm(weight=0.5)` and logits=0.5;
-    DistilBERT (Sanh et al. 2019): `mlm(weight=2.0)`, logits=5.0, cosine=1.0. `project` puts a
-    linear layer between hidden states of different widths.
+    `logits`, `hidden`, `cosine` are the weights of `distill_logits` (of the objective's scores of
+    tokens, or of classes), `distill_hidden`, `distill_cosine`; those of weight 0 are left out. The
+    objective's own terms keep their weights. Hinton et al. (2015): alpha = 0.5, `clm(weight=0.5)`
+    and logits=0.5; DistilBERT (Sanh et al. 2019): `mlm(weight=2.0)`, logits=5.0, cosine=1.0.
+    `project` puts a linear layer between hidden states of different widths.
 
     Raises:
-      ConfigError: all three weights are 0; logits without a token loss; no teacher's head for it;
-        an objective whose forward a teacher cannot follow (a generator, towers, pairs of texts).
+      ConfigError: all three weights are 0; logits of an objective without scores; no teacher's head
+        for it; an objective whose forward a teacher cannot follow (a generator, towers, pairs of
+        texts).
     """
     stack = _stack(objective)
     terms, head = dict(objective.terms), ProjectionHead(teacher.model.embed) if project else None
     if logits != 0:
-        term = _token_term(objective, stack, teacher)
+        term = _scoring_term(objective, stack, teacher)
+        own = objective.terms[term].loss
         loss = LogitsLoss(stack=stack, term=term, temperature=temperature)
+        if isinstance(own, ClassLoss):
+            loss = ClassLogitsLoss(own=own, term=term, temperature=temperature)
         terms['distill_logits'] = Term(loss=loss, weight=logits)
     for name, weight in (('hidden', hidden), ('cosine', cosine)):
         if weight != 0:
@@ -203,10 +237,11 @@ def _stack(objective: Objective) -> str:
     return stack
 
 
-def _token_term(objective: Objective, stack: str, teacher: Teacher) -> str:
-    """The term whose scores over the vocabulary are learned from."""
+def _scoring_term(objective: Objective, stack: str, teacher: Teacher) -> str:
+    """The term whose scores, over the vocabulary or of classes, are learned from."""
     for name, term in objective.terms.items():
-        if isinstance(term.loss, TokenLoss) and term.loss.side == stack:
+        side = getattr(term.loss, 'side', None) or getattr(term.loss, 'stack', None)
+        if isinstance(term.loss, TokenLoss | ClassLoss) and side == stack:
             if term.head != teacher.heads.get(name):
                 raise ConfigError(
                     f"distilled: term '{name}' has the head {term.head}, but the teacher "
@@ -214,6 +249,6 @@ def _token_term(objective: Objective, stack: str, teacher: Teacher) -> str:
                 )
             return name
     raise ConfigError(
-        f'distilled: none of the terms {", ".join(objective.terms)} scores tokens; set logits=0 '
-        'and hidden or cosine above 0'
+        f'distilled: none of the terms {", ".join(objective.terms)} scores tokens or classes; '
+        'set logits=0 and hidden or cosine above 0'
     )

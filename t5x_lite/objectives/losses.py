@@ -167,14 +167,15 @@ class ClassLoss:
 
     def __call__(self, model, head, outputs, batch) -> dict[str, Mean]:
         labels_B, weights_B = batch[f'{self.name}_labels'], batch[f'{self.name}_weights']
-        scores_BxC = self._scores(head, outputs, batch)
+        scores_BxC = self.scores(head, outputs, batch)
         smoothing = dict(label_smoothing=self.label_smoothing, smoothing='uniform')
         loss_B, _, right_B = cross_entropy(scores_BxC, labels_B, **smoothing)
         mean = lambda x_B: Mean((x_B * weights_B).sum(), weights_B.sum())
         means = {'loss': mean(loss_B), 'accuracy': mean(right_B)}
         return means | ({'positive_share': mean(labels_B)} if scores_BxC.shape[-1] == 2 else {})
 
-    def _scores(self, head, outputs, batch):
+    def scores(self, head, outputs, batch):
+        """The head's scores of each row, [B, C]."""
         mask_BxL = batch[f'{self.stack}_segment_ids'] > 0
         return head(self.pool(outputs[f'{self.stack}_hidden'], mask_BxL))
 
@@ -183,7 +184,7 @@ class ClassLoss:
 
         Also `probabilities` [B, C].
         """
-        scores_BxC = self._scores(head, outputs, batch).astype(jnp.float32)
+        scores_BxC = self.scores(head, outputs, batch).astype(jnp.float32)
         return {
             'predictions': jnp.argmax(scores_BxC, axis=-1),
             'targets': batch[f'{self.name}_labels'],

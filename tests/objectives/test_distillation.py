@@ -17,6 +17,7 @@ from t5x_lite.experiment import Stream
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.heads import MaskedLMHead
 from t5x_lite.model.positions import Learned
+from t5x_lite.objectives.classification import classification
 from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.objectives.distillation import HiddenLoss, Teacher, distilled, divergence
 from t5x_lite.objectives.mlm import mlm
@@ -25,6 +26,7 @@ from t5x_lite.objectives.prefix_lm import prefix_seq2seq
 from t5x_lite.objectives.remembered_teacher import remembered_teacher
 from t5x_lite.objectives.replaced_tokens import electra
 from t5x_lite.objectives.sentence_pairs import bert
+from t5x_lite.objectives.similarity import pool_mean
 from t5x_lite.warm_start import from_checkpoint
 
 SIZES = dict(vocab=64, heads=4, mlp=64, encoder_layers=1)
@@ -122,6 +124,34 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(run_of_a_teacher):
     assert float(means['mlm/mlm/loss'].value) > 1.0
 
 
+def test_a_classifier_learns_the_teachers_scores_of_classes():
+    plain = classification(labels=3, pool=pool_mean)
+    (head,) = (term.head for term in plain.terms.values())
+    own = Teacher(model=teacher().model, heads={'classifier': head}, init=None)
+    objective = distilled(objective=plain, teacher=own, temperature=3.0)
+    assert objective.terms['distill_logits'].weight == 0.5
+    stream = Stream(mixture='none', objective=objective, lengths={'inputs': 16}, batch_size=16)
+    run = dataclasses.replace(experiment(mlm()), streams={'s': stream})
+    rng, shape = np.random.default_rng(0), (16, 16)
+    batch = {
+        'encoder_input_tokens': rng.integers(7, 60, shape),
+        'encoder_segment_ids': (np.arange(16) < rng.integers(3, 16, (16, 1))).astype(int),
+        'encoder_positions': np.broadcast_to(np.arange(16), shape),
+        'class_labels': rng.integers(0, 3, 16),
+        'class_weights': (np.arange(16) < 10).astype(np.float32),
+    }
+    params = jax.tree.map(lambda x: 3 * x, step.init_state(run).params)
+    model = step.model_of(run)(params)
+    means = step.batch_means(run, model, {'s': batch})
+    scores = {}
+    for name, one in (('student', model), ('teacher', model.heads['teacher'])):
+        hidden = one.encode(batch['encoder_input_tokens'], segments=batch['encoder_segment_ids'])
+        scores[name] = one.heads['classifier'](pool_mean(hidden, batch['encoder_segment_ids'] > 0))
+    expected = divergence(scores['teacher'], scores['student'], 3.0)[:10].mean()
+    assert float(means['s/distill_logits/loss'].value) == pytest.approx(float(expected), rel=1e-4)
+    assert float(expected) > 0.01 and float(means['s/distill_logits/loss'].count) == 10
+
+
 @pytest.mark.all
 def test_a_mesh_and_microbatches_change_no_loss(run_of_a_teacher):
     objective = distilled(
@@ -154,7 +184,10 @@ def test_terms_go_with_an_encoder_and_decoder_and_with_sentence_vectors():
     'make, message',
     [
         (lambda: distilled(objective=mlm(), teacher=teacher(), logits=0), 'teach nothing'),
-        (lambda: distilled(objective=simcse(), teacher=teacher()), 'terms simcse scores tokens'),
+        (
+            lambda: distilled(objective=simcse(), teacher=teacher()),
+            'terms simcse scores tokens or classes',
+        ),
         (
             lambda: distilled(objective=mlm(head=None), teacher=teacher()),
             "term 'mlm' has the head None, but the teacher MaskedLMHead",
