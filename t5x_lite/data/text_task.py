@@ -15,6 +15,14 @@ from t5x_lite.errors import ConfigError
 _FIX = 'name the folder that holds it with --tfds_data_dir=DIR, or prepare it with TFDS'
 
 
+class _Uncached(seqio.utils.LazyTfdsLoader):
+    """Small datasets are not cached in memory: TensorFlow warns of every pass that ends early."""
+
+    @property
+    def read_config(self) -> tfds.ReadConfig:
+        return tfds.ReadConfig(try_autocache=False)
+
+
 class PreparedTfds(seqio.TfdsDataSource):
     """A prepared TFDS dataset, looked for when it is first read, never downloaded.
 
@@ -30,6 +38,7 @@ class PreparedTfds(seqio.TfdsDataSource):
         self, name: str, splits: Mapping[str, str], prepare: Callable[[], Path] | None = None
     ):
         super().__init__(name, splits=dict(splits), read_only=True)
+        self._tfds_dataset = _Uncached(name, split_map=dict(splits), read_only=True)
         self._prepare = prepare
 
     def get_dataset(self, *args, **kwargs) -> tf.data.Dataset:
