@@ -15,7 +15,8 @@ from t5x_lite.overrides import children, dotted
 WIDTH = 100
 ARGUMENTS = 3  # of a call on one line
 COMMENT_COLUMN = 64  # comments start here at the latest, unless their line is longer
-MAY_CHANGE = ('steps', 'log_every', 'evals', 'checkpoint')  # between restarts of one run
+MAY_CHANGE = ('steps', 'log_every', 'evals', 'checkpoint', 'mesh', 'rules', 'microbatches')
+"""Between restarts of one run: what changes no number of a step."""
 HEADER = '"""One run with every value written out: read it, run it again, compare it."""'
 
 

@@ -18,10 +18,11 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import config, main, run, sharding, step
+from t5x_lite import config, main, run, sharding, step, train
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Checkpoints
+from t5x_lite.sharding import MeshShape
 
 STEPS = 150
 TIMEOUT = 120  # seconds that a process may take
@@ -306,3 +307,27 @@ def test_steps_and_what_is_logged_and_kept_may_change_between_restarts(root):
     changed = dataclasses.replace(experiment, **changes)
     run.claim(root / 'changed', changed, 'tiny.py')
     assert config.load(root / 'changed/experiment.py').experiment == changed
+
+
+@pytest.mark.all
+def test_on_another_mesh_the_run_goes_on_to_rounding(root):
+    """Eight steps on data=8; the same, stopped after four and continued on fsdp=4, model=2."""
+    experiment = config.load(root / 'tiny.py').experiment
+    changes = dict(steps=8, log_every=1, checkpoint=Checkpoints(every=4))
+    one = dataclasses.replace(experiment, mesh=MeshShape(data=8), **changes)
+    other = dataclasses.replace(one, mesh=MeshShape(fsdp=4, model=2))
+
+    def lines(name, *parts):
+        for part in parts:
+            run.claim(root / name, part, 'tiny.py')
+            train.train(part, root / name)
+        found = map(json.loads, (root / name / 'metrics.jsonl').read_text().splitlines())
+        losses = lambda line: {k: v for k, v in line.items() if k.endswith('loss')}
+        return {line['step']: losses(line) for line in found if 'train/loss' in line}
+
+    whole = lines('one_mesh', one)
+    moved = lines('two_meshes', dataclasses.replace(one, steps=4), other)
+    assert len(whole) == 8 and whole.keys() == moved.keys()
+    for step_, losses in whole.items():
+        assert moved[step_] == pytest.approx(losses, rel=1e-5), step_
+    assert any(whole[8][name] != moved[8][name] for name in whole[8])  # it was another mesh
