@@ -1,21 +1,21 @@
 """An evaluator of sentence vectors: recall, reciprocal rank, alignment, uniformity."""
 # SPDX-License-Identifier: Apache-2.0
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from t5x_lite import objective, sharding
-from t5x_lite.data import seqio_source
-from t5x_lite.errors import ConfigError, nearest
-from t5x_lite.evaluate import at_least, check_length
-from t5x_lite.objective import Batch
-from t5x_lite.objectives import contrastive, similarity
+from t5x_lite import evaluate
+from t5x_lite.data import packing, seqio_source
+from t5x_lite.errors import ConfigError
+from t5x_lite.evaluation import vectors
+from t5x_lite.evaluation.collection import Collection
+from t5x_lite.objectives import similarity
 
 EMBED_ROWS = 128  # sentences encoded at once
+LONGEST = 512  # tokens of a sentence written as text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,80 +33,80 @@ class EmbedEval:
     pairs: int = 512
     pool: Callable = similarity.pool_cls
     length: int = 64
+    batch_size: int = EMBED_ROWS
 
     def check(self, experiment) -> None:
-        at_least(self, every=1, pairs=2, length=3)
-        check_length(self, self.length, experiment)
-        if self.stream not in experiment.streams:
-            raise ConfigError(
-                f'EmbedEval: stream={self.stream!r} is no stream; '
-                f'{nearest(self.stream, experiment.streams)}'
-            )
+        vectors.check(self, experiment)
+        evaluate.at_least(self, pairs=2)
         if 'encoder' not in experiment.model.stacks:
             raise ConfigError('EmbedEval: the model has encoder_layers=0; leave it out of evals')
 
     def open(self, experiment, mesh):
-        from t5x_lite import step
+        way = vectors.Way('encoder', self.pool)
+        own = dict(length=self.length, batch_size=self.batch_size, way=way)
+        embedder = vectors.Embedder(experiment, mesh, self.stream, **own)
+        mixture = experiment.streams[self.stream].mixture
+        found = neighbours(
+            mixture, self.split, self.pairs, imports=experiment.imports, length=self.length - 2
+        )
+        rows = [embedder.framed(ids) for side in (found.first, found.second) for ids in side]
 
-        model_of_params = step.model_of(experiment)
-        layers = similarity.every_layer(self.pool)
-        forward = objective.encode_layers if layers else objective.encode
-
-        @functools.partial(jax.jit, out_shardings=sharding.whole(mesh))
-        def embed(params, batch):
-            outputs = forward(model_of_params(params), batch)
-            mask_BxL = batch['encoder_segment_ids'] > 0
-            pooled = similarity.pooled(self.pool, outputs, 'encoder_hidden', mask_BxL)
-            return similarity.normalise_rows(pooled)
-
-        def evaluate(params):
-            queries, matches = (
-                [np.asarray(embed(params, batch)) for batch in side] for side in sides
-            )
-            for name, value in retrieval(np.concatenate(queries), np.concatenate(matches)).items():
+        def evaluate_all(params):
+            sides = np.split(embedder.vectors(params, rows), 2)
+            for name, value in retrieval(*sides).items():
                 yield f'{self.stream}/{name}', value
 
-        sides = self._pairs(experiment)
-        return evaluate
+        return evaluate_all
 
-    def _pairs(self, experiment) -> tuple[list[Batch], list[Batch]]:
-        """Batches of first sentences and of the ones that follow them, in the same order."""
-        mixture, converter = experiment.streams[self.stream].mixture, contrastive.Sentences()
-        features, lengths = converter.features, {'targets': self.length}
-        vocabulary = seqio_source.vocabulary(mixture, features, experiment.imports)
-        converter.check(lengths, vocabulary)
-        documents = seqio_source.Examples(
-            mixture, features, split=self.split, imports=experiment.imports
+
+class Neighbours(NamedTuple):
+    """Ids of sentences and of the ones that follow them, and the vocabulary that they are of."""
+
+    first: list[np.ndarray]
+    second: list[np.ndarray]
+    info: object
+
+
+def neighbours(
+    mixture: str, split: str, pairs: int, *, imports: Iterable[str] = (), length: int = LONGEST
+) -> Neighbours:
+    """Up to `pairs` pairs of neighbouring sentences of a text task, in the order of its documents.
+
+    A sentence is in one pair; of a document with an odd number of them the last one is left out.
+    They are cut to `length` tokens. ConfigError if there are fewer than 2 pairs.
+    """
+    info = seqio_source.vocabulary(mixture, ('targets',), imports)
+    found = []
+    for document in seqio_source.Examples(mixture, ('targets',), split=split, imports=imports):
+        cutter = packing.Sentences(length, info)
+        cutter.add(document)
+        rows = cutter.take(2 * min(cutter.ready() // 2, pairs - len(found) // 2))
+        found += [tokens[:n] for tokens, n in zip(rows.tokens, rows.lengths, strict=True)]
+        if len(found) == 2 * pairs:
+            break
+    if len(found) < 4:
+        raise ConfigError(
+            f'split {split!r} of {mixture!r} has {len(found) // 2} pairs of neighbouring '
+            'sentences, 2 or more are needed'
         )
-        queries, matches, found = [], [], 0
-        for document in documents:
-            cutter = converter.cutter(lengths, vocabulary)
-            cutter.add(document)
-            pairs = min(cutter.ready() // 2, self.pairs - found)
-            if found == self.pairs:
-                break
-            if pairs:
-                rows = cutter.take(2 * pairs)
-                batch = converter.batch(rows, lengths, vocabulary, np.zeros((2 * pairs, 0)))
-                queries.append({name: x[0::2] for name, x in batch.items()})
-                matches.append({name: x[1::2] for name, x in batch.items()})
-                found += pairs
-        if found < 2:
-            raise ConfigError(
-                f'EmbedEval: split {self.split!r} of {mixture!r} has {found} pairs of neighbouring '
-                'sentences, it needs 2 or more'
-            )
-        return _joined(queries), _joined(matches)
+    return Neighbours(found[0::2], found[1::2], info)
 
 
-def _joined(batches: list[Batch]) -> list[Batch]:
-    """The same rows in batches of one size (the last may be smaller): one or two compilations."""
-    whole = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-    count = len(next(iter(whole.values())))
-    return [
-        {name: x[start : start + EMBED_ROWS] for name, x in whole.items()}
-        for start in range(0, count, EMBED_ROWS)
-    ]
+def neighbour_search(
+    mixture: str, split: str = 'test', pairs: int = 1000, *, imports: Iterable[str] = ()
+) -> Collection:
+    """`neighbours` as a search: a sentence is a query, relevant is the one that follows it.
+
+    The documents are the second sentences of all pairs. The same text gives the same search; with
+    another vocabulary sentences may end elsewhere.
+    """
+    first, second, info = neighbours(mixture, split, pairs, imports=imports)
+    number = range(len(first))
+    return Collection(
+        {f'q{i}': info.text(first[i]) for i in number},
+        {f'd{i}': info.text(second[i]) for i in number},
+        {f'q{i}': {f'd{i}': 1} for i in number},
+    )
 
 
 def retrieval(query_BxD: np.ndarray, match_BxD: np.ndarray) -> dict[str, float]:

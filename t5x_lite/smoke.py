@@ -22,7 +22,8 @@ LOG_EVERY = 5
 BATCH = 8
 LENGTH = 64
 LAYERS, EMBED, HEADS, HEAD_SIZE, MLP = 2, 64, 4, 16, 128
-EVALUATOR = dict(every=EVERY, batches=4, baseline=20, pairs=64, count=2, prompt=16, length=32)
+EVALUATOR = dict(every=EVERY, batches=4, baseline=20, count=2, prompt=16, length=32)
+EVALUATOR |= dict(pairs=64, queries=64, documents=256)
 
 TASKS = 't5x_lite.data.tasks.'  # the shipped modules; all but the bundled text need a TFDS folder
 TEXT = 'corpus_en_pd'

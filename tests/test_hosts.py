@@ -18,6 +18,7 @@ import pytest
 
 from t5x_lite import main, meeting, sharding
 from t5x_lite.errors import ConfigError, RunError
+from t5x_lite.evaluation.collection import Collection
 
 TIMEOUT = 300  # seconds that the processes of one start may take
 DEVICES = 4  # in all, however many processes share them
@@ -308,6 +309,66 @@ def test_error_before_training_ends_all_with_one_message_each(root):
         'error: Experiment: data_shards=1 must be a multiple of the number of hosts 2; try 2'
         in (ended.outputs[0])
     )
+
+
+VECTORS = """
+import contextlib, json, sys
+from pathlib import Path
+
+flags = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+folder, own = Path(sys.argv[1]), int(flags.get('--process_id', 0))
+sys.path.append(str(folder.parent))
+from t5x_lite import hosts
+
+several = contextlib.nullcontext()
+if flags:
+    count = int(flags['--processes'])
+    several = hosts.started(flags['--coordinator'], own, count, patience=60)
+with several:
+    import dataclasses
+    from t5x_lite import sharding, step
+    from t5x_lite.evaluation.search import SearchEval
+    from t5x_lite.evaluation.similarity import SimilarityEval
+    from tiny import experiment
+
+    data = str(folder.parent / 'texts')
+    common = dict(stream='mlm', length=16, batch_size=8)
+    evals = {
+        'search': SearchEval(folder=data, recall=(1, 3), **common),
+        'similarity': SimilarityEval(file=f'{data}/pairs.tsv', **common),
+    }
+    run = dataclasses.replace(experiment, evals=evals)
+    mesh = sharding.make_mesh(run.mesh)
+    params = step.make_init(run, mesh)().params
+    found = {}
+    for evaluator in evals.values():
+        found |= dict(evaluator.open(run, mesh)(params))
+    Path(sys.argv[1] + f'.{own}.json').write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.all
+def test_vectors_of_texts_are_scored_alike_by_one_process_and_by_two(root):
+    """11 queries and 13 documents in batches of 8 rows, over 4 devices of one host or of two."""
+    words = 'dark night house river table letter garden sister window morning horse'.split()
+    text = lambda i: f'The {words[i % 11]} and the {words[(i * i + 3) % 11]}'
+    documents = {f'd{i}': text(i) for i in range(13)}
+    queries = {f'q{i}': text(i + 2) for i in range(11)}
+    grades = {f'q{i}': {f'd{i}': 1, f'd{i + 2}': 2} for i in range(11)}
+    Collection(queries, documents, grades).write(root / 'texts')
+    pairs = [f'{text(i)}\t{text(2 * i)}\t{i % 4}' for i in range(11)]
+    table = '\n'.join(['sentence1\tsentence2\tscore', *pairs])
+    (root / 'texts/pairs.tsv').write_text(table)
+    (root / 'vectors.py').write_text(VECTORS)
+    found = []
+    for count in (1, 2):
+        folder = root / f'vectors_{count}'
+        ended = end(folder, launch(folder, count, [str(root / 'vectors.py'), str(folder)]))
+        assert ended.statuses == [0] * count, '\n'.join(ended.outputs)
+        names = [f'{folder.name}.{i}.json' for i in range(count)]
+        found += [json.loads((root / name).read_text()) for name in names]
+    assert found[1] == found[2] == pytest.approx(found[0], abs=1e-6)
+    assert 0 < found[0]['mlm/texts/ndcg_at_10'] < 1 and 'mlm/pairs/spearman' in found[0]
 
 
 HELPERS = """

@@ -4,11 +4,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from t5x_lite import objective
 from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.evaluation import vectors
 from t5x_lite.inference.verbs import text_of
-from t5x_lite.model.heads import SimilarityHead
-from t5x_lite.objectives import similarity
 from t5x_lite.objectives.similarity import POOLS
 
 DIGITS = 6  # of what is told
@@ -19,9 +17,10 @@ class Embed:
     """Unit vectors of texts, from an encoder, or from a decoder alone.
 
     `pool` is one of cls, mean, last, first_last, last_two; None is that of the run's contrastive
-    objective, else mean. A dual encoder's projection is applied (`side` 0 for queries, 1 for
-    keys); SimCSE's layer, which serves training alone, is not (Gao et al. 2021). A text is cut to
-    `max_length` tokens if that is given.
+    objective, else mean. A text gets the marks that this objective puts around it; a dual encoder's
+    projection and towers are applied (`side` 0 for queries, 1 for keys), and supervised SimCSE's
+    layer; that of unsupervised SimCSE, which serves training alone, is not (Gao et al. 2021). A
+    text is cut to `max_length` tokens if that is given.
     """
 
     pool: str | None = None
@@ -37,20 +36,23 @@ class Embed:
             raise ConfigError(f'embed: side={self.side!r} must be 0 (queries) or 1 (keys)')
 
     def prepare(self, opened, example) -> list[int]:
-        return opened.framed(text_of(example), self.max_length)
+        own = _objective(opened)
+        if own is None or not opened.model.encoder_layers:
+            return opened.framed(text_of(example), self.max_length)
+        ids = opened.ids(text_of(example))
+        if not ids:
+            raise ConfigError('the text is empty; give it a word')
+        row = vectors.marks_of(opened.model, opened.info, own).around(ids, self.max_length)
+        opened.check_length(len(row))
+        return row
 
     def vectors(self, opened, prepared: Sequence[list[int]]):
         """The vectors [n, D], float32."""
-        tokens, segments = opened.padded(prepared)
-        pool = POOLS[self.pool] if self.pool else _pool_of(opened)
-        stack = 'encoder' if opened.model.encoder_layers else 'decoder'
-        if stack == 'decoder' and similarity.every_layer(pool):
-            raise ConfigError(f'embed: pool={pool.__name__} is for encoders; use last or mean')
-        head = opened.head(None, SimilarityHead, 'similarity')
-        rows = {f'{stack}_input_tokens': tokens, f'{stack}_segment_ids': segments}
-        rows[f'{stack}_positions'] = (segments.cumsum(axis=1) - 1).clip(0).astype('int32')
-        own = dict(pool=pool, stack=stack, head=head, side=self.side)
-        return opened.compute(_embedded, rows, **own)['vectors']
+        pool = POOLS[self.pool] if self.pool else None
+        way = vectors.way_of(opened.model, _objective(opened), pool)
+        longest = opened.model.positions.max_length
+        rows = vectors.arrays(prepared, len(prepared), way.stack, longest)
+        return opened.compute(_embedded, rows, way=way, side=self.side)['vectors']
 
     def run(self, opened, prepared, numbers) -> list[dict]:
         """{'embedding': [D numbers]}."""
@@ -58,19 +60,11 @@ class Embed:
         return [{'embedding': [round(float(x), DIGITS) for x in row]} for row in vectors_NxD]
 
 
-def _pool_of(opened):
+def _objective(opened):
+    """What the run trained its vectors by; None of an imported model."""
     streams = {} if opened.experiment is None else opened.experiment.streams
-    terms = (term for s in streams.values() for term in s.objective.terms.values())
-    pools = [term.loss.pool for term in terms if term.batchwide and hasattr(term.loss, 'pool')]
-    return pools[0] if pools else similarity.pool_mean
+    return vectors.comparing(stream.objective for stream in streams.values())
 
 
-def _embedded(model, batch, *, pool, stack: str, head: str | None, side: int):
-    layers = similarity.every_layer(pool)
-    forward = objective.decode
-    if stack == 'encoder':
-        forward = objective.encode_layers if layers else objective.encode
-    outputs, mask_BxL = forward(model, batch), batch[f'{stack}_segment_ids'] > 0
-    x_BxD = similarity.pooled(pool, outputs, f'{stack}_hidden', mask_BxL)
-    x_BxD = model.heads[head](x_BxD, side) if head else x_BxD
-    return {'vectors': similarity.normalise_rows(x_BxD)}
+def _embedded(model, batch, *, way: vectors.Way, side: int):
+    return {'vectors': way(model, batch, side)}
