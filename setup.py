@@ -46,6 +46,8 @@ setup(
         'wandb': ['wandb'],
         'hf': HF,
         'metrics': ['sacrebleu>=2.4'],
+        'lm-eval': ['lm-eval>=0.4.13,<0.5'],
+        'mteb': ['mteb>=2.26,<3'],
         'test': [*DATA, *HF, *TEST],
         'test-hf': [*DATA, *HF, *TEST, 'torch>=2.4', 'transformers>=5'],
     },

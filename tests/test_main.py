@@ -241,7 +241,8 @@ DATA_SIDE += ('t5x_lite.data.sentencepiece_vocabulary', 't5x_lite.data.labelled_
 DATA_SIDE += ('t5x_lite.data.tagged_task', 't5x_lite.data.text_to_text_task')
 count = 0
 for module in pkgutil.walk_packages(t5x_lite.__path__, 't5x_lite.'):
-    if not module.name.startswith(DATA_SIDE) and not module.name.endswith('__main__'):
+    others = ('__main__', '_adapter')  # what wraps another project's package needs it
+    if not module.name.startswith(DATA_SIDE) and not module.name.endswith(others):
         importlib.import_module(module.name)
         count += 1
 import fixtures, jax

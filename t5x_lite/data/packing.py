@@ -262,9 +262,8 @@ def close(rows: Rows, eos: int, width: int) -> Rows:
 
 def shift_right(rows: Rows, vocabulary) -> np.ndarray:
     """Decoder inputs [B, L]: in each segment BOS (pad if there is none), then all but the last."""
-    bos = vocabulary.pad if vocabulary.bos is None else vocabulary.bos
     previous_BxL = np.pad(rows.tokens[:, :-1], ((0, 0), (1, 0)))
-    shifted_BxL = np.where(rows.positions == 0, np.int32(bos), previous_BxL)
+    shifted_BxL = np.where(rows.positions == 0, np.int32(vocabulary.start), previous_BxL)
     return np.where(rows.segments > 0, shifted_BxL, 0)
 
 

@@ -71,6 +71,11 @@ class VocabularyInfo:
             )
             object.__setattr__(self, 'starts_word', starts & ~self.special)
 
+    @property
+    def start(self) -> int:
+        """What a decoder's row begins with: BOS, or pad as in T5."""
+        return self.pad if self.bos is None else self.bos
+
     def text(self, ids) -> str:
         """The text of ids up to the first EOS; padding left out, special tokens by name.
 

@@ -15,6 +15,7 @@ from t5x_lite import evaluate, objective, sharding
 from t5x_lite.data import packing, seqio_source
 from t5x_lite.data.vocabularies import VocabularyInfo
 from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.evaluation import batches
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.heads import SentenceHead, SimilarityHead
 from t5x_lite.objective import Batch, Objective
@@ -23,7 +24,6 @@ from t5x_lite.objectives.pairs import SIDES, TOWER
 from t5x_lite.objectives.similarity import ContrastiveLoss
 
 QUERY, KEY = 0, 1  # the two sides of a dual encoder
-SHORTEST = 16  # batches are as wide as a power of two: few widths to compile for
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def arrays(rows: Sequence[Sequence[int]], size: int, stack: str, longest: int | 
     """Rows as the arrays of a batch of `size`; the width a power of two, `longest` at most."""
     lengths_B = np.zeros(size, np.int32)
     lengths_B[: len(rows)] = [len(row) for row in rows]
-    width = max(SHORTEST, 1 << max(0, int(lengths_B.max()) - 1).bit_length())
+    width = batches.power_of_two(max(batches.SHORTEST, int(lengths_B.max())))
     segments_BxL, positions_BxL = packing.extents(lengths_B, int(min(width, longest or math.inf)))
     tokens_BxL = np.zeros_like(segments_BxL)
     tokens_BxL[segments_BxL > 0] = np.concatenate([np.asarray(row, np.int32) for row in rows])
@@ -137,8 +137,8 @@ class Embedder:
         self.way = way or way_of(run.model, own.objective, pool)
         self._length, self._longest = length, run.model.positions.max_length
         self._run, self.mesh, self.rules = run, mesh, run.rules
-        self.ways = ways(mesh, run.rules)
-        self.batch_size = -(-batch_size // self.ways) * self.ways
+        self.ways = batches.ways(mesh, run.rules)
+        self.batch_size = batches.batch_size(batch_size, mesh, run.rules)
 
     def framed(self, ids: Sequence[int]) -> list[int]:
         """A row of one text's ids."""
@@ -187,12 +187,6 @@ class Embedder:
         parts = [np.asarray(self.compiled(params, self.batch(rows, i), side)) for i in chunks]
         found, index_M = np.concatenate(parts), np.concatenate(chunks)
         return found[index_M >= 0][np.argsort(index_M[index_M >= 0])]
-
-
-def ways(mesh, rules) -> int:
-    """Over how many parts of the mesh the rows of a batch are split."""
-    axes = sharding.spec(('batch',), rules)[0] or ()
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def check(evaluator, experiment) -> None:

@@ -33,6 +33,7 @@ def add(commands, folder: Callable, whole: Callable) -> None:
         '--shard', default='0/1', metavar='I/N', help='this machine does every Nth part, from I on'
     )
     _add_decoding(command, whole)
+    _add_score(command)
     _add_fill(command, whole)
     _add_embed(command, whole)
     command.set_defaults(command='infer')
@@ -61,6 +62,14 @@ def _add_decoding(command: argparse.ArgumentParser, whole: Callable) -> None:
     group.add_argument('--seed', type=int, default=0, help='of draws (%(default)s)')
     group.add_argument(
         '--stop', action='append', default=[], metavar='TEXT', help='ends a text in front of it'
+    )
+
+
+def _add_score(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group('score')
+    group.add_argument('--no-eos', action='store_true', help="leave the text's end unscored")
+    group.add_argument(
+        '--within-word', action='store_true', help='a masked LM: hide later pieces of the word too'
     )
 
 

@@ -64,7 +64,7 @@ def _embed(options) -> Verb:
 
 VERBS = {
     'generate': _generate,
-    'score': lambda options: Score(),
+    'score': lambda options: Score(eos=not options.no_eos, within_word=options.within_word),
     'classify': lambda options: Classify(),
     'fill': lambda options: Fill(top=options.top),
     'embed': _embed,

@@ -10,7 +10,7 @@ import numpy as np
 
 from t5x_lite.data.vocabularies import NAMES
 from t5x_lite.errors import ConfigError
-from t5x_lite.inference.opened import power_of_two
+from t5x_lite.evaluation.batches import power_of_two
 from t5x_lite.inference.verbs import text_of
 from t5x_lite.model.heads import MaskedLMHead
 

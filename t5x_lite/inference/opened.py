@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from flax import nnx
 from t5x_lite import checkpoint, config, sharding
 from t5x_lite.data.vocabularies import VocabularyInfo, describe
 from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.evaluation import batches
 from t5x_lite.interop import exchange, files, kept_files
 
-SHORTEST = 16  # rows are as long as a power of two: few lengths to compile for
+_TOKENS = '_input_tokens'  # the arrays of a batch that go through a stack
 
 
 class Opened:
@@ -37,7 +37,6 @@ class Opened:
         self.run, self.model, self.heads = run, own.model, own.heads
         self.mesh = sharding.make_mesh(mesh)
         self._rules = sharding.RULES if self.experiment is None else self.experiment.rules
-        self._ways = math.prod(self.mesh.shape[axis] for axis in ('replica', 'data', 'fsdp'))
         self._batch_size = batch_size
         abstract = exchange.abstract_model(own)
         self._graph = nnx.graphdef(abstract)
@@ -93,20 +92,32 @@ class Opened:
         Raises:
           ConfigError: the text has no token, or more than the model has positions.
         """
-        ids, info = self.ids(text) if isinstance(text, str) else text, self.info
-        t5 = self.model.decoder_layers > 0 and self.experiment is not None
-        if not self.model.encoder_layers:
-            front, end = [self.start], []
-        elif None in (info.cls, info.sep) or t5:
-            front, end = [], [] if info.eos is None else [info.eos]
-        else:
-            front, end = [info.cls], [info.sep]
+        ids = self.ids(text) if isinstance(text, str) else text
+        front, end = self.marks
         if not ids:
             raise ConfigError('the text is empty; give it a word')
         room = None if max_length is None else max(1, max_length - len(front) - len(end))
         row = [*front, *ids[:room], *end]
         self.check_length(len(row))
         return row
+
+    @property
+    def marks(self) -> tuple[list[int], list[int]]:
+        """The ids that stand in front of a row of one text, and behind it."""
+        info, t5 = self.info, self.model.decoder_layers > 0 and self.experiment is not None
+        if not self.model.encoder_layers:
+            return [self.start], []
+        if None in (info.cls, info.sep) or t5:
+            return [], [] if info.eos is None else [info.eos]
+        return [info.cls], [info.sep]
+
+    @property
+    def longest_row(self) -> int | None:
+        """How many tokens a row can have: all positions, else the most in training, if known."""
+        streams = {} if self.experiment is None else self.experiment.streams
+        specs = (stream.spec().items() for stream in streams.values())
+        rows = [shape[-1] for spec in specs for name, (shape, _) in spec if name.endswith(_TOKENS)]
+        return self.model.positions.max_length or max(rows, default=None)
 
     def check_length(self, length: int) -> None:
         """ConfigError unless the model has that many positions."""
@@ -125,17 +136,11 @@ class Opened:
             said = files.read_json(path).get('decoder_start_token_id') if path.exists() else None
             if said is not None:
                 return said
-        return self.info.pad if self.info.bos is None else self.info.bos
+        return self.info.start
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and segments [n, L] of rows of ids; L a power of two, or all positions."""
-        longest = max(map(len, rows))
-        most = self.model.positions.max_length or math.inf
-        width = int(max(longest, min(power_of_two(max(SHORTEST, longest)), most)))
-        tokens_NxL, segments_NxL = np.zeros((2, len(rows), width), np.int32)
-        for i, row in enumerate(rows):
-            tokens_NxL[i, : len(row)], segments_NxL[i, : len(row)] = row, 1
-        return tokens_NxL, segments_NxL
+        return batches.padded(rows, self.model.positions.max_length)
 
     # -- choices ----------------------------------------------------------------------------------
 
@@ -174,16 +179,14 @@ class Opened:
 
         Batch by batch; the last one is filled up by rows that are dropped again.
         """
-        count = len(next(iter(rows.values())))
-        most = self._ways * -(-min(self._batch_size, power_of_two(count)) // self._ways)
-        run, parts = self._compiled(function, tuple(sorted(static.items()))), []
-        for begin in range(0, count, most):
-            real = min(most, count - begin)
-            index = np.minimum(np.arange(begin, begin + most), begin + real - 1)
-            batch = {name: x[index] for name, x in rows.items()}
-            found = run(self._params, sharding.put_batch(batch, self.mesh, self._rules))
-            parts.append({name: np.asarray(x)[:real] for name, x in found.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        wanted = min(self._batch_size, batches.power_of_two(len(next(iter(rows.values())))))
+        run = self._compiled(function, tuple(sorted(static.items())))
+        put = lambda batch: sharding.put_batch(batch, self.mesh, self._rules)
+        return batches.in_batches(
+            lambda batch: run(self._params, put(batch)),
+            rows,
+            batches.batch_size(wanted, self.mesh, self._rules),
+        )
 
     def _compile(self, function, static):
         def call(params, batch):
@@ -191,8 +194,3 @@ class Opened:
                 return function(nnx.merge(self._graph, params), batch, **dict(static))
 
         return jax.jit(call, out_shardings=sharding.whole(self.mesh))
-
-
-def power_of_two(count: int) -> int:
-    """The smallest one that is no less."""
-    return 1 << max(0, count - 1).bit_length()

@@ -19,6 +19,7 @@ from t5x_lite.objectives.classification import classification, regression
 from t5x_lite.objectives.contrastive import simcse
 from t5x_lite.objectives.mlm import mlm
 from t5x_lite.objectives.multiple_choice import multiple_choice
+from t5x_lite.objectives.pairs import dual_encoder
 from t5x_lite.objectives.similarity import pool_mean
 from t5x_lite.objectives.span_qa import span_qa
 from t5x_lite.objectives.supervised import lm, seq2seq
@@ -35,6 +36,7 @@ RUNS = {
     'prefix': (lm(prefix=True), PAIR),
     'mlm': (mlm(), ENCODER),
     'simcse': (simcse(pool=pool_mean), ENCODER),
+    'dual': (dual_encoder(separate=True), PAIR),
     'classes': (classification(labels=3), dict(inputs=24)),
     'pair': (classification(labels=2, texts=('premise', 'hypothesis')), dict(inputs=24)),
     'number': (regression(), dict(inputs=24)),
@@ -95,6 +97,37 @@ def test_a_text_s_score_is_the_objective_s_own(opened):
     assert all(one['tokens'] == len(one['log_probs']) for one in session.score(TEXTS))
     shorter = session.score(TEXTS, eos=False)[1]
     assert shorter['tokens'] == len(bundled().encode('Hello'))
+
+
+@pytest.mark.parametrize('within_word', [True, False])
+def test_a_masked_lm_scores_each_token_masked_alone_or_with_its_word_s_later_pieces(
+    opened, within_word
+):
+    session, run, params = opened('mlm')
+    info, texts = describe(bundled()), ['Antidisestablishmentarians, who', 'The cat']
+    pieces = [[info.pieces[i] for i in bundled().encode(text)] for text in texts]
+    assert sum(piece[0] != '▁' for piece in pieces[0]) > 3
+    model = step.model_of(run)(params)
+    for found, text in zip(session.score(texts, within_word=within_word), texts, strict=True):
+        ids = [info.cls, *bundled().encode(text), info.sep]
+        rows = np.array([ids] * (len(ids) - 2))
+        for i, row in enumerate(rows):
+            row[i + 1] = info.mask
+            for later in range(i + 2, len(ids) - 1):
+                if not within_word or info.pieces[ids[later]][0] == '▁':
+                    break
+                row[later] = info.mask
+        scores = jax.nn.log_softmax(model.heads['mlm'](model.encode(rows), model))
+        expected = [scores[i, i + 1, id] for i, id in enumerate(ids[1:-1])]
+        np.testing.assert_allclose(found['log_probs'], expected, atol=1e-4)
+        assert found['log_prob'] == pytest.approx(sum(found['log_probs']), abs=1e-3)
+
+
+@pytest.mark.parametrize('name', ['clm', 'mlm'])
+def test_batch_and_mesh_change_no_score(opened, name):
+    few = opened(name, batch_size=1, mesh=MeshShape(data=1, fsdp=4, model=2))[0].score(TEXTS)
+    for one, other in zip(opened(name)[0].score(TEXTS), few, strict=True):
+        np.testing.assert_allclose(one['log_probs'], other['log_probs'], atol=2e-5)
 
 
 @pytest.mark.parametrize('name', ['seq2seq', 'lm', 'prefix'])
@@ -162,6 +195,18 @@ def test_vectors_are_those_of_the_objective_without_its_training_time_layer(open
     assert cut[0] == cut[1]
 
 
+def test_keys_go_through_the_encoder_and_the_projection_of_their_own(opened):
+    session, run, params = opened('dual')
+    model, info = step.model_of(run)(params), describe(bundled())
+    row = np.array([[*bundled().encode('Hello there.'), info.eos]])  # marks='eos'
+    for side, tower in enumerate((model, model.heads['passage_encoder'])):
+        mean = tower.encode(row).mean(axis=1)
+        vector = model.heads['dual_encoder'](mean, side)[0]
+        [found] = session.embed(['Hello there.'], side=side)
+        expected = vector / np.linalg.norm(vector)
+        np.testing.assert_allclose(found['embedding'], expected, atol=1e-5)
+
+
 def test_classes_numbers_choices_tags_and_answers_are_predicted(opened):
     one, two = opened('classes')[0].classify(TEXTS[:2])
     assert one['prediction'] == int(np.argmax(one['probabilities'])) and len(two) == 2
@@ -190,6 +235,13 @@ def test_classes_numbers_choices_tags_and_answers_are_predicted(opened):
         ('pair', 'classify', 'x', "example 1: must have 'premise', a string"),
         ('tags', 'classify', {'words': 'x'}, "must have 'words', a list of strings"),
         ('clm', 'score', {'nope': 1}, "must be a string, or have 'text' or 'inputs'"),
+        (
+            'simcse',
+            'score',
+            'x',
+            r'no decoder and no masked LM head with a \[MASK\]; its heads: simc',
+        ),
+        ('mlm', 'score', {'inputs': 'x', 'targets': 'y'}, "'targets' are for decoders"),
         ('clm', 'score', {'text': 5}, 'a text must be a string, not 5'),
         ('seq2seq', 'score', 'x', "needs 'inputs' and 'targets'"),
         ('mlm', 'embed', '', 'the text is empty'),
