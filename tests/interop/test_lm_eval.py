@@ -115,12 +115,16 @@ def test_texts_are_written_by_each_task_s_own_settings(causal):
     assert stop not in found[1] and plain[1]['text'].startswith(found[1])
     with pytest.raises(ConfigError, match='settings num_beams are not known'):
         lm_of(session).generate_until(requests(('x', {'num_beams': 4})))
+    with pytest.raises(ConfigError, match='max_length=0 must be 4 or more'):
+        lm_of(session, max_length=0)
     with pytest.raises(ConfigError, match='max_gen_toks=32 leaves no room'):
         lm_of(session).generate_until(requests(('x', {'max_gen_toks': 32})))
 
 
 @pytest.mark.all
 def test_the_harness_finds_the_accuracy_that_minimal_pairs_find(causal, tmp_path):
+    import lm_eval.tasks
+
     session, run, params = causal
     lines = [json.dumps({'sentence_good': good, 'sentence_bad': bad}) for good, bad in PAIRS]
     (tmp_path / 'pairs.jsonl').write_text('\n'.join(lines) + '\n')
@@ -136,7 +140,9 @@ def test_the_harness_finds_the_accuracy_that_minimal_pairs_find(causal, tmp_path
         'target_delimiter': '',
         'metric_list': [{'metric': 'acc'}],
     }
-    found = lm_eval.simple_evaluate(model=lm_of(session), tasks=[task], bootstrap_iters=0)
+    few = lm_eval.tasks.TaskManager(include_defaults=False)  # its thousands take a minute to read
+    own = dict(tasks=[task], task_manager=few, bootstrap_iters=0)
+    found = lm_eval.simple_evaluate(model=lm_of(session), **own)
     own = MinimalPairs(path=str(tmp_path / 'pairs.jsonl')).open(run, sharding.make_mesh(run.mesh))
     assert found['results']['pairs_for_a_test']['acc,none'] == dict(own(params))['s/pairs/accuracy']
     assert found['config']['model_step'] == '0'

@@ -63,6 +63,7 @@ def test_mteb_s_own_evaluation_scores_the_session_s_vectors(simple):
     task = MockSTSTask()
     result = mteb.evaluate(encoder, [task, MockRetrievalTask()], cache=None)
     assert result.model_name.startswith('t5x_lite/') and result.model_revision == 'step 0'
+    task.load_data()  # which the evaluation has dropped again
     rows = task.dataset['test']
     sides = [np.array([x['embedding'] for x in session.embed(rows[n])]) for n in task.column_names]
     cosines = (sides[0] * sides[1]).sum(axis=1)
