@@ -17,8 +17,9 @@ from pathlib import Path
 
 import jax
 
-from t5x_lite import config, train
+from t5x_lite import beginning, config, train
 from t5x_lite.progress import Reporter
+from t5x_lite.stopwatch import Stopwatch
 
 
 def main() -> None:
@@ -27,7 +28,8 @@ def main() -> None:
     experiment = config.load(options.config, options.set).experiment
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder)))
-        run = train.start(experiment, folder, stack, Reporter(experiment.steps), wandb=False)
+        parts = stack, Reporter(experiment.steps), False, Stopwatch()
+        run = beginning.start(experiment, folder, *parts)
         loop = Loop(run)
         loop.steps(options.between)
         saves = [measured(loop, options.between, folder) for _ in range(options.saves)]
@@ -59,7 +61,7 @@ def main() -> None:
 class Loop:
     """Steps of a run, one after the other, each waited for as the training loop does."""
 
-    def __init__(self, run: train.Run):
+    def __init__(self, run: beginning.Run):
         self.run, self.state, self.now = run._replace(state=None), run.state, 0
 
     def steps(self, count: int, until=lambda: False) -> list[float]:

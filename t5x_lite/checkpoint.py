@@ -25,8 +25,18 @@ log = logging.getLogger(__name__)
 _reads = itertools.count()  # what hosts agree on has a name of its own
 
 
-class DataHandler(ocp.CheckpointHandler):
-    """Positions of the data, {stream: Loader.state()}; each host writes a file and reads all."""
+class DataHandler(ocp.AsyncCheckpointHandler):
+    """Positions of the data, {stream: Loader.state()}; each host writes a file and reads all.
+
+    Some 10 MB a stream: written while the loop goes on, since a position is never changed.
+    """
+
+    async def async_save(self, directory, args):
+        async def write():
+            self.save(directory, args)
+
+        named = dict(name='positions of the data')
+        return [ocp.future.CommitFutureAwaitingContractedSignals(write(), **named)]
 
     def save(self, directory, args):
         arrays = {}

@@ -18,9 +18,10 @@ import jax
 
 from t5x_lite import meeting
 from t5x_lite.errors import ConfigError, RunError
+from t5x_lite.stopwatch import STAGES
 
 PATIENCE = 300  # seconds that hosts wait for each other at the start
-FIRST_STEP = 'at its first step'
+FIRST_STEP = STAGES['step']
 # What jax's errors say when another process is gone; there is no class of their own.
 LOST = ('gloo', 'unavailable', 'connection re', 'coordination', 'socket closed', 'heartbeat')
 

@@ -7,8 +7,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 
+from t5x_lite import compiled
 from t5x_lite.arguments import parse
 from t5x_lite.errors import ConfigError, RunError
+from t5x_lite.stopwatch import Stopwatch
 
 # Each command imports what it needs: `--help` and bad arguments answer at once.
 
@@ -77,16 +79,21 @@ def tiny_twin(loaded):
 
 
 def train(options) -> None:
+    clock = Stopwatch('start/import')
     with together(options):
+        compiled.keep()
+        clock.begin('start/config')
         experiment = load(options).experiment
+        clock.begin('start/import')
 
         import jax
 
         from t5x_lite import hosts, run, train
 
+        clock.begin('start/config')
         experiment.check_devices(jax.device_count())
         run.claim_together(options.run, experiment, name=options.config or options.gin_file[0])
-        own = dict(wandb=options.wandb, patience=options.patience)
+        own = dict(wandb=options.wandb, patience=options.patience, clock=clock)
         values = train.train(experiment, options.run, **own)
         if hosts.is_first():
             print(*outcome(values), f'report: {(options.run / "report.html").resolve()}', sep='\n')
@@ -111,6 +118,8 @@ def outcome(values: Mapping[str, float]) -> Iterator[str]:
 def evaluate(options) -> None:
     use_data_dir(options.tfds_data_dir)
     with together(options):
+        compiled.keep()
+
         from t5x_lite import hosts, run
 
         values = run.evaluate(
@@ -224,6 +233,7 @@ def infer(options) -> None:
     from t5x_lite.inference import command
 
     use_data_dir(options.tfds_data_dir)
+    compiled.keep()
     command.run(options)
 
 

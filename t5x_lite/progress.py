@@ -18,7 +18,6 @@ class Reporter:
         self._quiet = quiet
         self._last = last
         self._first = self._started = None  # the first step, and when it was done
-        self._born = time.monotonic()
         self._bar = None
         if sys.stdout.isatty() and not quiet:
             columns = (BarColumn(), TextColumn('{task.description}'), TimeElapsedColumn())
@@ -26,10 +25,18 @@ class Reporter:
             self._task = self._bar.add_task('compiling', total=last)
             self._bar.start()
 
-    def started(self, step: int) -> None:
-        """Says how long the first step took to come, and counts the time left from it on."""
+    def started(self, step: int, stages: Mapping[str, float], beside: float) -> None:
+        """Says how long the first step took to come, and counts the time left from it on.
+
+        `stages` are the seconds of what was done one after the other, `beside` those of opening
+        the data in a thread beside the stages before `data`.
+        """
         self._first, self._started = step, time.monotonic()
-        self.say(f'first step after {duration(self._started - self._born)}')
+        told = ', '.join(f'{name} {seconds:.1f}' for name, seconds in stages.items())
+        told = told.replace(
+            ', data ', f', data (of {beside:.1f} beside trace, compile and weights) '
+        )
+        self.say(f'first step after {duration(sum(stages.values()))}: {told} s')
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         line = self._line(step, values)

@@ -13,6 +13,7 @@ import numpy as np
 
 from t5x_lite.errors import ConfigError, RunError
 from t5x_lite.metrics import load_metrics, read_lines
+from t5x_lite.report_time import DRAWN_ELSEWHERE, bars
 
 MAX_POINTS = 600  # per drawn line
 MAX_CARDS = 4
@@ -69,6 +70,7 @@ def _page(run_dir: Path) -> str:
         'headlines': _headlines(curves, baselines),
         'facts': _facts(curves, records, run),
         'samples': _samples(samples),
+        'time': bars(read('metrics.jsonl', read_lines, [])),
         'numbers': _numbers(curves),
         'config': html.escape(code),
         'environment': _environment(run),
@@ -83,7 +85,9 @@ def _curves(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
     points: dict[str, tuple[list, list]] = {}
     for record in records:
         for name, value in record.items():
-            if name not in ('step', 'time') and type(value) in (int, float):
+            if name in ('step', 'time') or name.startswith(DRAWN_ELSEWHERE):
+                continue
+            if type(value) in (int, float):
                 steps, values = points.setdefault(name, ([], []))
                 steps.append(record['step'])
                 values.append(value)

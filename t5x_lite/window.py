@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import collections
-import contextlib
 import math
-import time
 from collections.abc import Mapping
 
 import jax
@@ -12,6 +10,7 @@ import jax
 from t5x_lite import hosts, metrics
 from t5x_lite.errors import RunError
 from t5x_lite.metrics import Mean
+from t5x_lite.stopwatch import Stopwatch
 
 MOST_HOSTS = 16  # whose data wait is a metric each
 
@@ -19,23 +18,16 @@ MOST_HOSTS = 16  # whose data wait is a metric each
 class Window:
     """Sums of means and times since the last log line; a mean is divided when closed."""
 
-    def __init__(self, means: Mapping[str, Mean] = ()):
+    def __init__(self, clock: Stopwatch, means: Mapping[str, Mean] = ()):
+        self._clock = clock
         self.means = dict(means)
         self._pending = None
         self._counts = {}  # of each stream's loader, at the last log line
         self._clear_clocks()
 
     def _clear_clocks(self) -> None:
-        self._seconds = collections.Counter()
+        self._before = collections.Counter(self._clock.seconds())
         self._steps = 0
-        self._began = time.monotonic()
-
-    @contextlib.contextmanager
-    def timing(self, what: str):
-        """Counts the time inside as waiting for `what`."""
-        began = time.monotonic()
-        yield
-        self._seconds[what] += time.monotonic() - began
 
     def push(self, means) -> None:
         """Takes a step's means, still being computed, and fetches those of the step before."""
@@ -51,7 +43,7 @@ class Window:
     def _fetch(self, means) -> None:
         if means is None:
             return
-        with self.timing('device'):
+        with self._clock.timing('step/device'):
             means = jax.device_get(means)
         if not math.isfinite(means['loss'].total + means['grad_norm'].total):
             raise RunError(
@@ -76,9 +68,12 @@ class Window:
         reads. On the first host the values are of all hosts, on the others of that part alone.
         """
         self.flush()
-        wall = time.monotonic() - self._began - self._seconds['eval'] - self._seconds['save']
-        host = wall - self._seconds['data'] - self._seconds['device']
-        own = dict(counts=counts, share=share, wait=self._seconds['data'] / wall)
+        spent = collections.Counter(self._clock.seconds())
+        spent.subtract(self._before)
+        wall = sum(spent.values()) - spent['eval'] - spent['save']
+        waited = spent['data'] + spent['start/batch']  # the first batch belongs to the start
+        host = wall - waited - spent['step/device'] - spent['start/step']
+        own = dict(counts=counts, share=share, wait=waited / wall)
         parts = hosts.gather(f'window/{now}', own)
         new = {name: self._new(name, _total(parts, name)) for name in counts}
         tokens = sum(own.get('tokens', 0) for own in new.values())

@@ -11,6 +11,8 @@ os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ['XLA_FLAGS'] = (
     os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
+# What tests compile is not kept where the user's programs are.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')
 
 import jax  # noqa: E402
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite import checkpoint, frozen, sharding, sharding_table, step, train
+from t5x_lite import beginning, checkpoint, frozen, sharding, sharding_table, step
 from t5x_lite.errors import ConfigError
 from t5x_lite.tuning import int8_base, lora
 from t5x_lite.tuning.lora import Lora
@@ -43,7 +43,7 @@ def test_a_loaded_base_is_rounded_once_stays_as_it_is_and_merges_to_what_it_comp
     shape = sharding.MeshShape(data=2, fsdp=2, model=2)
     one = experiment(adapt=INT8, init=from_checkpoint(str(tmp_path)), mesh=shape)
     mesh = sharding.make_mesh(one.mesh)
-    state = step.start_from(one, mesh, train.open_init(one))
+    state = step.start_from(one, mesh, beginning.open_init(one))
     before = {path: np.asarray(x) for path, x in frozen.flat(state.params).items()}
     whole, rounded = frozen.flat(base), frozen.flat(lora.merge(state.params, 4.0))
     assert rounded.keys() == whole.keys()
@@ -79,4 +79,4 @@ def test_an_int8_base_shall_not_learn_and_is_merged_before_another_run_begins_wi
     checkpoint.write_params(tmp_path / 'checkpoints', fixtures.params(experiment(adapt=INT8)))
     again = dataclasses.replace(experiment(adapt=INT8), init=from_checkpoint(str(tmp_path)))
     with pytest.raises(ConfigError, match='has its base in int8; merge it first'):
-        train.open_init(again)
+        beginning.open_init(again)

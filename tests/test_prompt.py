@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite import checkpoint, frozen, sharding, step, train
+from t5x_lite import beginning, checkpoint, frozen, sharding, step
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.decode import generate
 from t5x_lite.model.positions import Learned
@@ -126,7 +126,7 @@ def test_a_prompt_is_made_of_the_embeddings_that_a_run_begins_with(tmp_path):
     adapt = Prompt(length=1, init=Labels(((9,),)))
     one = dataclasses.replace(base, adapt=adapt, init=init, seed=0)
     mesh = sharding.make_mesh(one.mesh, jax.devices()[:1])
-    state = step.start_from(one, mesh, train.open_init(one))
+    state = step.start_from(one, mesh, beginning.open_init(one))
     table = params['token_embedding']['embedding']
     np.testing.assert_array_equal(state.params['token_embedding']['embedding'], table)
     np.testing.assert_array_equal(state.params['prompt']['embedding'][0], table[9])

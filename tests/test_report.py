@@ -203,3 +203,26 @@ def test_ten_thousand_lines_take_a_moment_and_a_small_file(tmp_path):
     path = write_report(tmp_path)
     assert time.process_time() - start < 0.9  # 0.15 s on an idle machine
     assert path.stat().st_size < 500_000
+
+
+def test_time_is_shown_as_bars_of_the_line_written_last_and_not_as_curves(run_dir):
+    parts = dict(start=20.0, step=60.0, data=4.0, eval=10.0, save=5.0, rest=1.0)
+    account = {f'perf/time/{name}': seconds for name, seconds in parts.items()}
+    stages = {'perf/start/import': 4.0, 'perf/start/compile': 12.0}
+    rows = [
+        *METRICS,
+        {'step': 30, **account, 'perf/time/step': 90.0},  # of a start that was killed
+        {'step': 21, **stages, 'perf/start/data_in_thread': 9.0},
+        {'step': 22, **account},
+    ]
+    write_lines(run_dir / 'metrics.jsonl', rows)
+    text = page(run_dir)
+    assert '<h3>The run: 100.0 s</h3>' in text
+    assert '</i>waiting for data</th><td>4.0 s</td><td>4.0%</td>' in text
+    assert '<h3>Its last start, to the first step: 16.0 s</h3>' in text
+    assert '</i>compiles the step</th><td>12.0 s</td><td>75.0%</td>' in text
+    assert not [name for name in charts(text) if name.startswith(('time', 'start/'))]
+
+
+def test_run_without_an_account_of_its_time_shows_none(run_dir):
+    assert '<section class="time"></section>' in page(run_dir)

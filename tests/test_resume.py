@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_lite import config, main, run, sharding, step, train
+from t5x_lite import config, main, run, sharding, step, stopwatch, train
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Checkpoints
@@ -243,10 +243,25 @@ def test_full_disk_ends_the_run_with_one_message_and_keeps_what_was_saved(story)
 def test_sigterm_saves_the_step_and_exits_0(story):
     status, output = story.terminated
     assert status == 0, output
+    assert 'wall clock of the run' in output
     said = next(line for line in output.splitlines() if line.startswith('SIGTERM: saved step '))
     saved = int(said.split()[3].rstrip(';'))
     assert saved < STEPS
     assert f'resuming from step {saved}\n' in story.last.output
+
+
+def test_account_of_the_time_goes_on_through_kills_and_ends(whole, story):
+    accounts = [
+        stopwatch.last([line], stopwatch.ACCOUNT)
+        for line in lines(story.folder)
+        if stopwatch.ACCOUNT + 'start' in line
+    ]
+    walls = [sum(account.values()) for account in accounts]
+    assert walls == sorted(walls)
+    starts = {account['start'] for account in accounts}
+    assert len(starts) == 4  # killed, killed while saving, ended by SIGTERM, at its end
+    assert max(starts) > accounts[0]['start'] + accounts[-1]['start'] / len(starts)
+    assert all(min(account.values()) >= 0 for account in accounts)
 
 
 def test_run_folder_is_left_with_whole_lines_and_the_planned_checkpoints(whole, story):

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from t5x_lite import config, main, smoke, step, train
+from t5x_lite import beginning, config, main, smoke, step
 from t5x_lite.data import noise
 from t5x_lite.evaluate import LossEval
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
@@ -128,7 +128,7 @@ def test_a_teacher_shrinks_with_its_student_and_needs_no_weights():
     [teacher] = small.teachers.values()
     assert (teacher.model.vocab, teacher.model.embed, teacher.init) == (8192, 64, None)
     assert small.heads['distill_hidden'].width == 64
-    assert train.open_init(small) is None
+    assert beginning.open_init(small) is None
 
 
 def test_lengths_stay_long_enough_for_the_objective():

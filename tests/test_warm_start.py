@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from t5x_lite import checkpoint, printing, sharding, step, train
+from t5x_lite import beginning, checkpoint, printing, sharding, step
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.errors import ConfigError, RunError
 from t5x_lite.experiment import Checkpoints
@@ -30,9 +30,9 @@ def started(experiment, folder):
     """The first state of a run in that folder, as training makes it."""
     mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
     checkpoints = Checkpointer(folder / 'checkpoints', Checkpoints())
-    weights = train.open_init(experiment) if checkpoints.empty() else None
+    weights = beginning.open_init(experiment) if checkpoints.empty() else None
     reporter = Reporter(experiment.steps)
-    state, _ = train.restore_or_init(experiment, mesh, checkpoints, {}, reporter, weights)
+    state, *_ = beginning.restore_or_init(experiment, mesh, checkpoints, reporter, weights)
     reporter.close()
     return state, checkpoints
 
@@ -66,7 +66,7 @@ def test_a_run_that_goes_on_does_not_ask_for_the_weights_it_began_with(earlier, 
     checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, again, moved)
     with pytest.raises(RunError, match='there are no checkpoints'):
-        train.open_init(gone)
+        beginning.open_init(gone)
 
 
 def test_optimizer_state_begins_with_the_loaded_weights(earlier, tmp_path):
@@ -95,7 +95,7 @@ def test_another_size_is_named_with_both_shapes(earlier):
     experiment = fixtures.experiment('mlm', model=dict(mlp=48), init=from_checkpoint(str(folder)))
     message = r'has decoder/blocks/mlp/out/kernel \[2, 64, 32\], but the model has .* \[2, 48, 32\]'
     with pytest.raises(ConfigError, match=message):
-        train.open_init(experiment)
+        beginning.open_init(experiment)
 
 
 def test_a_wrong_rename_is_refused_when_it_is_written():
@@ -157,7 +157,7 @@ def test_a_vocabulary_is_resized_on_a_mesh_too(earlier, tmp_path):
     init = from_checkpoint(str(earlier[0]), resize_vocab=True)
     one = fixtures.experiment('mlm', model=dict(vocab=96), init=init)
     many = dataclasses.replace(one, mesh=sharding.MeshShape(fsdp=4, model=2))
-    weights = train.open_init(one)
+    weights = beginning.open_init(one)
     states = [
         step.start_from(e, sharding.make_mesh(e.mesh, jax.devices()[:n]), weights)
         for e, n in ((one, 1), (many, 8))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from t5x_lite import sharding, step, train
+from t5x_lite import beginning, sharding, step
 from t5x_lite.errors import ConfigError
 from t5x_lite.interop import files, hugging_face
 from t5x_lite.model import presets
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 def start(experiment, devices):
     mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:devices])
-    weights = train.open_init(experiment)
+    weights = beginning.open_init(experiment)
     state = step.make_init(experiment, mesh)()
     arrays = weights.load(flatten_dict(state.params, sep='/'))
     return flatten_dict(state.params, sep='/'), arrays
@@ -98,7 +98,7 @@ def test_another_architecture_is_refused_by_the_field_that_differs(folder):
     with pytest.raises(
         ConfigError, match='has norm_first=False, but the model has norm_first=True'
     ):
-        train.open_init(experiment)
+        beginning.open_init(experiment)
 
 
 def test_labels_and_their_names_are_kept_apart_from_two_classes(tmp_path):

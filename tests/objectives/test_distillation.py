@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from t5x_lite import sharding, step, train
+from t5x_lite import beginning, sharding, step
 from t5x_lite.checkpoint import write_params
 from t5x_lite.data.loader import ShardBatches
 from t5x_lite.errors import ConfigError
@@ -76,7 +76,7 @@ def test_hidden_losses_are_means_over_tokens_that_are_no_padding():
 def start(own):
     """A mesh, and the state a run starts from: the teacher's weights from its folder."""
     mesh = sharding.make_mesh(own.mesh, jax.devices()[:1])
-    weights = train.open_init(own)
+    weights = beginning.open_init(own)
     return mesh, step.start_from(own, mesh, weights)
 
 
@@ -161,7 +161,7 @@ def test_a_mesh_and_microbatches_change_no_loss(run_of_a_teacher):
     for changes in (dict(), dict(microbatches=2, mesh=sharding.MeshShape(data=2, fsdp=2))):
         own = dataclasses.replace(experiment(objective), **changes)
         mesh = sharding.make_mesh(own.mesh, jax.devices()[: 4 if changes else 1])
-        weights = train.open_init(own)
+        weights = beginning.open_init(own)
         state = step.start_from(own, mesh, weights)
         batches = sharding.put_batch(fixtures.batches(own, 1)[0]['mlm'], mesh)
         _, means = step.make_train_step(own, mesh)(state, {'mlm': batches})
@@ -248,15 +248,15 @@ def test_what_cannot_teach_is_refused(make, message):
 def test_a_teacher_without_all_of_its_weights_is_refused(run_of_a_teacher):
     deep = teacher(run_of_a_teacher, types=2)
     with pytest.raises(ConfigError, match="teacher 'teacher': its source lacks encoder/types"):
-        train.open_init(experiment(distilled(objective=mlm(), teacher=deep)))
+        beginning.open_init(experiment(distilled(objective=mlm(), teacher=deep)))
 
 
 def test_a_teacher_without_a_source_is_drawn_beside_weights_that_are_read(run_of_a_teacher):
     drawn = dataclasses.replace(teacher(), init=None)
     own = experiment(distilled(objective=mlm(), teacher=drawn), embed=48)
-    assert train.open_init(own) is None
+    assert beginning.open_init(own) is None
     warm = dataclasses.replace(own, init=from_checkpoint(str(run_of_a_teacher)))
-    opened = train.open_init(warm)
+    opened = beginning.open_init(warm)
     assert opened.fresh and all(path.startswith('heads/teacher/') for path in opened.fresh)
 
 
