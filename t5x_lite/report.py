@@ -15,6 +15,8 @@ from t5x_lite.errors import ConfigError, RunError
 from t5x_lite.metrics import load_metrics, read_lines
 from t5x_lite.report_time import DRAWN_ELSEWHERE, bars
 
+# Read once: a run goes on where the files of the package change under it.
+TEMPLATE = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
 MAX_POINTS = 600  # per drawn line
 MAX_CARDS = 4
 MAX_SAMPLE_STEPS, MAX_SAMPLES_A_STEP, MAX_SAMPLE_CHARS = 12, 20, 2000
@@ -77,8 +79,7 @@ def _page(run_dir: Path) -> str:
         # "<" would let a metric's name close the script element.
         'data': json.dumps(_charts(curves, baselines)).replace('<', r'\u003c'),
     }
-    template = Path(__file__).with_name('report_template.html').read_text(encoding='utf-8')
-    return re.sub(r'\{\{(\w+)\}\}', lambda match: parts[match[1]], template)
+    return re.sub(r'\{\{(\w+)\}\}', lambda match: parts[match[1]], TEMPLATE)
 
 
 def _curves(records: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:

@@ -36,13 +36,19 @@ class Embed:
             raise ConfigError(f'embed: side={self.side!r} must be 0 (queries) or 1 (keys)')
 
     def prepare(self, opened, example) -> list[int]:
-        own = _objective(opened)
-        if own is None or not opened.model.encoder_layers:
-            return opened.framed(text_of(example), self.max_length)
         ids = opened.ids(text_of(example))
         if not ids:
             raise ConfigError('the text is empty; give it a word')
-        row = vectors.marks_of(opened.model, opened.info, own).around(ids, self.max_length)
+        return self.row(opened, ids)
+
+    def row(self, opened, ids: Sequence[int]) -> list[int]:
+        """Ids in their marks, cut to `max_length`; of no ids the marks alone."""
+        own = _objective(opened)
+        if own is None or not opened.model.encoder_layers:
+            marks = vectors.Marks(*(tuple(side) for side in opened.marks))
+        else:
+            marks = vectors.marks_of(opened.model, opened.info, own)
+        row = marks.around(ids, self.max_length)
         opened.check_length(len(row))
         return row
 

@@ -60,9 +60,5 @@ class SessionEncoder(AbsEncoder):
         """Vectors [n, D], float32, of the texts of all batches."""
         verb = self._verb(side=int(prompt_type is PromptType.document))
         texts = [text for batch in inputs for text in batch['text']]
-        rows = [self._row(text) for text in texts]
+        rows = [verb.row(self._opened, self._opened.ids(text)) for text in texts]
         return np.stack(by_length(rows, len, lambda part: verb.vectors(self._opened, part)))
-
-    def _row(self, text: str) -> list[int]:
-        ids, (front, end) = self._opened.ids(text), self._opened.marks
-        return self._opened.framed(ids, self._max_length) if ids else [*front, *end]
