@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from t5x_lite.model.attention import attend, segment_mask
-from t5x_lite.model.flash import Flash, flash_attention
+from t5x_lite.model.attention import attend
+from t5x_lite.model.flash import Kernel, flash_attention
+from t5x_lite.model.masks import segment_mask
 from t5x_lite.model.positions import Relative
 
 HEADS, WIDTH, RELATIVE = 12, 64, Relative()
@@ -29,7 +30,7 @@ def dense(q, k, v, segments, table):
 
 
 def flash(q, k, v, segments, table):
-    return flash_attention(Flash(relative=RELATIVE), q, k, v, (segments, segments), table)
+    return flash_attention(Kernel(relative=RELATIVE), q, k, v, (segments, segments), table)
 
 
 def temporaries(path, length, device):

@@ -1,6 +1,7 @@
 """What a run will take and do, known before paying: sizes, memory, time, and whether it fits."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping
@@ -9,8 +10,10 @@ from t5x_lite import collectives, flops, memory, sharding, sharding_table, topol
 from t5x_lite.data import sizes
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
+from t5x_lite.model.backends import Auto, Dense
 from t5x_lite.model.count import count
 from t5x_lite.topology import Topology
+from t5x_lite.tuning import summary
 from t5x_lite.verdict import Outcome
 
 NAMES = {'working': 'a layer at work'}
@@ -31,6 +34,7 @@ def lines(
             f'--devices={devices}: {target.name} has {target.devices}; leave --devices out'
         )
     devices = target.devices if target else devices or fixed
+    experiment = on_chips(experiment, target) if target else experiment
     mesh = sharding_table.abstract_mesh(experiment, devices)
     measure = _measure(target) if target else None
     found = memory.estimate(experiment, mesh)
@@ -38,6 +42,7 @@ def lines(
     yield from amounts(experiment, step_flops)
     yield from epochs(experiment)
     yield from rates(experiment)
+    yield summary.attention(experiment, devices)
     yield ''
     yield f'{devices:,} devices: {sharding.shown(mesh.shape)}'
     yield from parts(found)
@@ -45,6 +50,15 @@ def lines(
     if target is not None:
         yield ''
         yield from on_topology(experiment, target, measure, step_flops)
+
+
+def on_chips(experiment: Experiment, target: Topology) -> Experiment:
+    """With attention as it is chosen there; dense for GPUs, whose kernels only they can trace."""
+    if not isinstance(experiment.model.attention, Auto):
+        return experiment
+    auto = dataclasses.replace(experiment.model.attention, platform='tpu')
+    model = dataclasses.replace(experiment.model, attention=auto if target.shape else Dense())
+    return dataclasses.replace(experiment, model=model)
 
 
 def amounts(experiment: Experiment, step_flops: int) -> Iterator[str]:

@@ -23,7 +23,7 @@ def run(options, load: Callable) -> None:
         from t5x_lite.tuning import summary
 
         counts = counted(loaded.experiment.model, loaded.experiment.heads)
-        print('\n'.join([*counts, *summary.lines(loaded.experiment)]))
+        print('\n'.join([*counts, *summary.learned(loaded.experiment)]))
     elif options.sharding:
         from t5x_lite import sharding_table
 

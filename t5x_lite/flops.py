@@ -1,9 +1,9 @@
 """FLOPs of a train step: matrix products of the traced forward, and of the backward they cause."""
 # SPDX-License-Identifier: Apache-2.0
 # A product [m, k] x [k, n] is 2 m k n, and for each factor that learning reaches the backward pass
-# has another one. The square of attention counts in full, masked or not, and the vocabulary where a
-# loss is computed. Lookups, norms, activations, softmax, dropout, recomputation and the optimizer
-# do not count.
+# has another one. The square of attention counts in full, masked or not, in a kernel or not, and
+# the vocabulary where a loss is computed. Lookups, norms, activations, softmax, dropout,
+# recomputation and the optimizer do not count.
 
 import dataclasses
 import math
@@ -14,6 +14,7 @@ from jax.interpreters import partial_eval
 
 from t5x_lite import frozen, step
 from t5x_lite.experiment import Experiment
+from t5x_lite.model.backends import Dense
 
 NOTHING_LEARNED = ('stop_gradient', 'argmax', 'sign', 'floor', 'round')
 
@@ -43,7 +44,7 @@ def _vectors(experiment: Experiment, model, batches, key):
 
 def _traced(experiment: Experiment, outputs) -> tuple[int, int]:
     """FLOPs of a forward alone, and with its backward, from shapes: no memory is taken."""
-    plain = dataclasses.replace(experiment.model, remat='none')
+    plain = dataclasses.replace(experiment.model, remat='none', attention=Dense())
     experiment = dataclasses.replace(experiment, model=plain)
     model_of = step.model_of(experiment)
     params = step.abstract_params(experiment)

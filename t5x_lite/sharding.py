@@ -211,11 +211,33 @@ def constrain(x, *axes):
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(axes, rules)))
 
 
-def platform() -> str:
-    """Of the devices inside `active` (`cpu`, `gpu`, `tpu`), or of those that jax would use."""
+def by_parts(function, axes, out):
+    """`function`, inside `active` on each device's own part of its arguments.
+
+    `axes` are the logical axes of each argument, `out` those of the result. It must need nothing of
+    the other parts; a kernel that the compiler cannot split is called this way.
+    """
+    if _active.get() is None or _active.get()[0].size == 1:
+        return function
+    mesh, rules = _active.get()
+    specs, own = tuple(spec(names, rules) for names in axes), spec(out, rules)
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)
+
+
+def is_active() -> bool:
+    return _active.get() is not None
+
+
+def mesh_platform() -> str | None:
+    """Of the devices inside `active` (`cpu`, `gpu`, `tpu`); None where these are not known."""
     if _active.get() is None or isinstance(_active.get()[0], AbstractMesh):
-        return jax.default_backend()
+        return None
     return _active.get()[0].devices.flat[0].platform
+
+
+def platform() -> str:
+    """`mesh_platform`, or that of the devices that jax would use."""
+    return mesh_platform() or jax.default_backend()
 
 
 def parts(axis: str) -> int:

@@ -9,6 +9,7 @@ import jax
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Checkpoints, Experiment, Stream
+from t5x_lite.model.backends import Auto
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.heads import ProjectionHead
 from t5x_lite.objective import Objective
@@ -90,6 +91,7 @@ def _model(model: ModelConfig, vocab: int) -> ModelConfig:
         mlp=min(model.mlp, MLP),
         unroll=min(model.unroll, LAYERS),
         dtype='float32',
+        attention=Auto(),
     )
     if model.embed > EMBED:
         heads = next(n for n in (HEADS, 2, 1) if n <= model.heads)  # each divides the width

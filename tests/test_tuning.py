@@ -150,7 +150,7 @@ def test_groups_that_wait_change_nothing_of_those_that_learn():
     ],
 )
 def test_a_run_says_what_learns(fields, told):
-    found = list(summary.lines(experiment(**fields)))
+    found = list(summary.learned(experiment(**fields)))
     assert bool(found) == bool(told)
     for line in told:
         assert any(x.startswith(line) for x in found), found

@@ -1,4 +1,4 @@
-"""Attention: masks, the scores, and the layer with its key-value cache."""
+"""Attention: the scores, computed densely, and the layer with its key-value cache."""
 # SPDX-License-Identifier: Apache-2.0
 
 import jax
@@ -11,34 +11,6 @@ from t5x_lite.sharding import constrain
 
 # Finite, so that a row that may look nowhere (padding) averages its keys instead of giving NaN.
 HIDDEN = -1e30
-
-
-def segment_mask(query_BxL, key_BxM):
-    """May look: the same segment, and no padding (segment 0). [B, L, M], True = may look."""
-    same_BxLxM = query_BxL[:, :, None] == key_BxM[:, None, :]
-    return same_BxLxM & (key_BxM > 0)[:, None, :]
-
-
-def causal_mask(query_L, key_M, prefix_BxM=None):
-    """May look: earlier positions, and inside a prefix both ways. [1 or B, L, M].
-
-    `prefix_BxM` (seqio's `decoder_causal_attention`) is 1 on the prefix; it needs L = M.
-    """
-    mask = (key_M[None, :] <= query_L[:, None])[None]
-    if prefix_BxM is None:
-        return mask
-    inside = prefix_BxM > 0
-    return mask | (inside[:, :, None] & inside[:, None, :])
-
-
-def order_mask(reach_BxL, order_BxM):
-    """May look: keys whose order is at most the query's reach (permuted LM). [B, L, M]."""
-    return order_BxM[:, None, :] <= reach_BxL[:, :, None]
-
-
-def near_mask(query_L, key_M, reach: int):
-    """May look: at most `reach` tokens away. [1, L, M]."""
-    return (jnp.abs(key_M[None, :] - query_L[:, None]) <= reach)[None]
 
 
 def soft_cap(x, cap: float | None):
@@ -112,26 +84,15 @@ class Attention(nnx.Module):
         v_BxGxMxK = self._heads(self.value(memory_BxMxD), None)
         return self._placed(k_BxGxMxK, self.key_norm, turn), v_BxGxMxK
 
-    def __call__(
-        self, x_BxLxD, keys_values, *, past=None, turn=None, mask=None, bias=None, key=None
-    ):
+    def __call__(self, x_BxLxD, keys_values, seen, *, past=None, turn=None, bias=None, key=None):
         """Attention of x to keys and values, [B, L, D]; `turn` is what turned the keys.
 
-        `past` are keys and values in front of them.
+        `seen` says who sees whom and what computes it (backends.Seen), `bias` is as that one makes
+        it; `past` are keys and values in front of the others.
         """
-        config = self.config
         q_BxHxLxK = self._placed(self._heads(self.query(x_BxLxD)), self.query_norm, turn)
-        y_BxHxLxK = attend(
-            q_BxHxLxK,
-            *keys_values,
-            past=past,
-            mask=mask,
-            bias=bias,
-            scale=config.kv**-0.5 if config.scale_attention else 1.0,
-            cap=config.attention_cap,
-            rate=config.dropout,
-            key=key,
-        )
+        args = self.config, q_BxHxLxK, *keys_values, seen
+        y_BxHxLxK = seen.backend.attend(*args, past=past, bias=bias, key=key)
         B, L, _ = x_BxLxD.shape
         return self.out(y_BxHxLxK.swapaxes(1, 2).reshape(B, L, -1))
 

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_lite.model.attention import Attention, near_mask
+from t5x_lite.model.attention import Attention
+from t5x_lite.model.backends import Seen
 from t5x_lite.model.layers import Linear, Norm, dropout
+from t5x_lite.model.masks import Window
 from t5x_lite.sharding import constrain
 
 
@@ -16,13 +18,10 @@ class Context(NamedTuple):
     """What all layers of a stack share in one pass."""
 
     positions_BxL: jax.Array
-    query_L: jax.Array  # places in the row, or in the cache
-    key_M: jax.Array
-    bidirectional: bool
-    mask: Any = None  # [1 or B, L, M]
-    bias: Any = None  # [H, L, M]
+    seen: Seen
+    bias: Any = None  # of all layers alike, as the backend makes it
     memory_BxMxD: Any = None
-    memory_mask: Any = None
+    memory_seen: Seen | None = None
     remember: bool = False  # keys and values, for a cache
     types_BxL: Any = None
 
@@ -74,16 +73,16 @@ class Block(nnx.Module):
             return self.attention(
                 y_BxLxD,
                 pairs,
+                self._seen(context, index),
                 past=past,
                 turn=turn,
-                mask=self._mask(context, index),
                 bias=self._bias(context),
                 key=keys[0],
             )
 
         def cross_attention(y_BxLxD):
             pairs = memory or self.cross.keys_values(context.memory_BxMxD)
-            return self.cross(y_BxLxD, pairs, mask=context.memory_mask, key=keys[2])
+            return self.cross(y_BxLxD, pairs, context.memory_seen, key=keys[2])
 
         norm = self.attention_norm
         if not self.config.first_norm:
@@ -103,18 +102,18 @@ class Block(nnx.Module):
         is_local = self.config.local is not None and self._is_local(index)
         return lambda x: self.config.positions.rotate(x, context.positions_BxL, is_local)
 
-    def _mask(self, context: Context, index):
-        """Who sees whom in this layer, [1 or B, L, M]."""
+    def _seen(self, context: Context, index) -> Seen:
+        """What this layer sees."""
         if self.config.local is None:
-            return context.mask
-        near = near_mask(context.query_L, context.key_M, self.config.local.reach)
-        return context.mask & (near | jnp.logical_not(self._is_local(index)))
+            return context.seen
+        window = Window(self.config.local.reach, self._is_local(index))
+        return context.seen._replace(window=window)
 
     def _bias(self, context: Context):
         if self.positions is None:
             return context.bias
-        args = context.query_L, context.key_M, context.bidirectional
-        return self.config.positions.bias(self.positions, *args)
+        seen = context.seen
+        return seen.backend.bias(self.config.positions, self.positions, seen.sight)
 
     def _residual(self, x_BxLxD, norm, branch, key):
         rate = self.config.dropout

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from t5x_lite.errors import ConfigError, nearest
+from t5x_lite.model import choosing
 from t5x_lite.model.activations import gelu
+from t5x_lite.model.backends import Auto
 from t5x_lite.model.inits import Normal
 from t5x_lite.model.norms import RMSNorm
 from t5x_lite.model.positions import Rope
@@ -68,6 +70,7 @@ class ModelConfig:
     scale_attention: bool = True  # scores * head_size^-1/2; T5 leaves it out
     attention_cap: float | None = None  # soft caps of attention scores and of logits (Gemma 2)
     logits_cap: float | None = None
+    attention: Any = Auto()  # what computes it: Auto, Dense, Flash, Cudnn
     dropout: float = 0.0
     init: Any = Normal()
     dtype: str = 'float32'
@@ -99,6 +102,7 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f'ModelConfig: dropout={self.dropout} must be in [0, 1); try 0.1')
+        choosing.check(self)
 
     @property
     def recomputes(self) -> bool:
@@ -170,6 +174,11 @@ class ModelConfig:
     def kv(self) -> int:
         """Size of a head: head_size, or embed / heads."""
         return self.embed // self.heads if self.head_size is None else self.head_size
+
+    @property
+    def attention_scale(self) -> float:
+        """What scores are multiplied by."""
+        return self.kv**-0.5 if self.scale_attention else 1.0
 
     @property
     def groups(self) -> int:

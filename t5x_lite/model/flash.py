@@ -15,7 +15,7 @@ from t5x_lite.model.positions import Relative
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flash:
+class Kernel:
     """What one attention kernel computes; `window` is the reach to either side, None for all."""
 
     scale: float = 1.0
@@ -28,7 +28,7 @@ class Flash:
 
     def __post_init__(self):
         if self.block < 8 or self.block % 8:
-            raise ConfigError(f'Flash: block={self.block} must be a multiple of 8; try 128')
+            raise ConfigError(f'Kernel: block={self.block} must be a multiple of 8; try 128')
 
     def places(self, i, j):
         """Row and column numbers of block (i, j), [L, M] each."""
@@ -229,7 +229,7 @@ def flash_attention(spec, q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, segments, table_RxH=N
     `table_RxH` is the float32 bucket table of `spec.relative`. Rows that see nothing are 0.
     """
     if (table_RxH is None) != (spec.relative is None):
-        raise ConfigError('flash_attention: give a table exactly where Flash.relative is set')
+        raise ConfigError('flash_attention: give a table exactly where Kernel.relative is set')
     H, L = q_BxHxLxK.shape[1:3]
     fill = lambda x, axis: jnp.pad(
         x, [(0, -x.shape[a] % spec.block if a == axis else 0) for a in range(x.ndim)]

@@ -20,7 +20,9 @@ class NarrowMaskedLM(nnx.Module):
 
     def encode(self, model, tokens_BxL, *, segments=None, positions=None, types=None, key=None):
         """Hidden states [B, L, D] of the narrow layers; arguments as those of `Model.encode`."""
-        context = both_ways(self.encoder, tokens_BxL, segments, positions, types)
+        context = both_ways(
+            self.encoder, tokens_BxL, segments, positions, types, dropping=key is not None
+        )
         x_BxLxD = model.encoder.embedded(model.embed(tokens_BxL), context)
         return self.encoder(x_BxLxD, context, key)[0]
 

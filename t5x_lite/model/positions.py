@@ -25,6 +25,16 @@ class NoPositions:
     reads_positions = False  # whether tokens may stand at any place of the row, given positions
 
     @property
+    def has_bias(self) -> bool:
+        """Whether it adds a bias to attention scores."""
+        return type(self).bias is not NoPositions.bias
+
+    @property
+    def has_table(self) -> bool:
+        """Whether its bias is that of Relative: buckets of a table, known to a kernel."""
+        return type(self).bias is Relative.bias
+
+    @property
     def inside(self):
         """What of it acts inside the layers, beyond what it adds to the token embeddings."""
         return self
@@ -42,6 +52,10 @@ class NoPositions:
 
     def bias(self, weights, query_L, key_M, bidirectional: bool):
         """What is added to attention scores, [H, L, M], or None."""
+        return None
+
+    def table(self, weights):
+        """What `bias` looks up by bucket, [buckets, H], for a kernel; None where it is no table."""
         return None
 
 
@@ -146,6 +160,9 @@ class Relative(NoPositions):
     def bias(self, weights, query_L, key_M, bidirectional: bool):
         distance_LxM = key_M[None, :] - query_L[:, None]
         return weights(self.bucket(distance_LxM, bidirectional))
+
+    def table(self, weights):
+        return weights.relative_bias[...]
 
     def bucket(self, distance, bidirectional: bool):
         """Bucket of key position - query position: half exact, half logarithmic to max_distance."""

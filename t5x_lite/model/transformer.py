@@ -8,11 +8,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.adapters import dropping
-from t5x_lite.model.attention import HIDDEN, causal_mask, order_mask, segment_mask, soft_cap
+from t5x_lite.model.attention import HIDDEN, soft_cap
 from t5x_lite.model.blocks import Block, Context
 from t5x_lite.model.cache import Cache
+from t5x_lite.model.choosing import see
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.layers import Embedding, Linear, Norm, dropout
+from t5x_lite.model.masks import Sight
 from t5x_lite.sharding import constrain
 
 LAYER_INPUT = 'layer_input'
@@ -93,11 +95,11 @@ class Stack(nnx.Module):
             x_BxLxD = self.embedding_norm(x_BxLxD)
         return x_BxLxD
 
-    def bias(self, query_L, key_M, bidirectional: bool):
-        """What is added to attention scores in all layers alike, [H, L, M], or None."""
+    def bias(self, seen):
+        """What all layers alike add to attention scores, as its backend makes it, or None."""
         if self.config.positions.per_layer:
             return None
-        return self.config.positions.bias(self.positions, query_L, key_M, bidirectional)
+        return seen.backend.bias(self.config.positions, self.positions, seen.sight)
 
 
 def _layers(blocks) -> int:
@@ -149,11 +151,10 @@ class Model(nnx.Module):
             tokens_BxL, segments, positions = self.prompt.before(tokens_BxL, *marks)
             types = None if types is None else jnp.pad(types, ((0, 0), (self.prompt.length, 0)))
             skip = 0 if self.decoder is not None else self.prompt.length
-        context = both_ways(self.encoder, tokens_BxL, segments, positions, types)
         if order is not None:
             self.config.check_order('Model.encode')
-            order_BxL, reach_BxL = order
-            context = context._replace(mask=context.mask & order_mask(reach_BxL, order_BxL))
+        marks, dropping = (segments, positions, types, order), key is not None
+        context = both_ways(self.encoder, tokens_BxL, *marks, dropping=dropping)
         run = self.encoder.run(self.embed(tokens_BxL), context, key, keep=every_layer)
         hidden_BxLxD, (_, layers_NxBxLxD) = run
         hidden = layers_NxBxLxD.at[-1].set(hidden_BxLxD) if every_layer else hidden_BxLxD
@@ -185,33 +186,31 @@ class Model(nnx.Module):
         segments = jnp.ones_like(tokens_BxL) if segments is None else segments
         start = 0 if cache is None else cache.length
         key_M = query_L = start + jnp.arange(tokens_BxL.shape[1])
-        mask = segment_mask(segments, segments) & causal_mask(query_L, query_L, prefix)
-        past = None
+        past, filled = None, None
         if cache is not None:
             memory_segments = cache.memory_segments
             if cache.has_past:
                 past = cache.keys_NxBxGxMxK, cache.values_NxBxGxMxK
                 key_M = jnp.concatenate([jnp.arange(cache.segments_BxM.shape[1]), query_L])
-                seen = segment_mask(segments, cache.segments_BxM)
-                mask = jnp.concatenate([seen, mask], axis=2)
+                filled = cache.segments_BxM
         elif memory is not None:
             memory_segments = _memory_segments(memory, memory_segments)
+        sight = Sight(segments, segments, query_L, key_M, True, prefix, past_BxM=filled)
+        own = dict(dropping=key is not None, cached=cache is not None)
+        seen = see(self.config, sight, **own)
         context = Context(
             positions_BxL=_positions(tokens_BxL, positions, start),
-            query_L=query_L,
-            key_M=key_M,
-            bidirectional=False,
-            mask=mask,
-            bias=self.decoder.bias(query_L, key_M, False),
+            seen=seen,
+            bias=self.decoder.bias(seen),
             memory_BxMxD=memory,
-            memory_mask=None
-            if memory_segments is None
-            else segment_mask(segments, memory_segments),
             remember=cache is not None,
         )
+        if memory_segments is not None:
+            across = Sight(segments, memory_segments)
+            context = context._replace(memory_seen=see(self.config, across, cross=True, **own))
         cross = None if cache is None else cache.memory
-        hidden_BxLxD, seen = self.decoder(self.embed(tokens_BxL), context, key, past, cross)
-        cache = None if cache is None else cache.extended(seen, segments)
+        hidden_BxLxD, pairs = self.decoder(self.embed(tokens_BxL), context, key, past, cross)
+        cache = None if cache is None else cache.extended(pairs, segments)
         return hidden_BxLxD if prompt is None else hidden_BxLxD[:, prompt.length :], cache
 
     def start_cache(self, batch: int, length: int, memory=None, memory_segments=None) -> Cache:
@@ -251,18 +250,29 @@ class Model(nnx.Module):
         return constrain(logits_BxLxV, 'batch', 'length', 'vocab')
 
 
-def both_ways(stack: Stack, tokens_BxL, segments=None, positions=None, types=None) -> Context:
-    """The context of an encoder's pass: each token sees all those of its segment."""
+def both_ways(
+    stack: Stack,
+    tokens_BxL,
+    segments=None,
+    positions=None,
+    types=None,
+    order=None,
+    *,
+    dropping: bool,
+) -> Context:
+    """The context of an encoder's pass: each token sees all those of its segment.
+
+    But for an `order` (see Model.encode); `dropping` says whether the pass has a dropout key.
+    """
     segments = jnp.ones_like(tokens_BxL) if segments is None else segments
     index_L = jnp.arange(tokens_BxL.shape[1])
+    sight = Sight(segments, segments, index_L, index_L, order=order)
+    seen = see(stack.config, sight, dropping=dropping)
     return Context(
         positions_BxL=_positions(tokens_BxL, positions),
-        query_L=index_L,
-        key_M=index_L,
-        bidirectional=True,
+        seen=seen,
+        bias=stack.bias(seen),
         types_BxL=types,
-        mask=segment_mask(segments, segments),
-        bias=stack.bias(index_L, index_L, True),
     )
 
 

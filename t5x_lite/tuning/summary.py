@@ -1,4 +1,4 @@
-"""What of a model learns, in words: counts, the modules, and the optimizer's memory."""
+"""What a run says of its model at its start: what computes attention, and what learns."""
 # SPDX-License-Identifier: Apache-2.0
 
 import re
@@ -7,12 +7,37 @@ from collections.abc import Iterator
 
 import jax
 
-from t5x_lite import frozen, selector, step
+from t5x_lite import frozen, selector, sharding, sharding_table, step
+from t5x_lite.model import choosing
 
 SHOWN = 8  # kinds of parameters in a message
 
 
 def lines(experiment) -> Iterator[str]:
+    """`attention` on the devices at hand, and `learned`."""
+    yield attention(experiment, jax.device_count())
+    yield from learned(experiment)
+
+
+def attention(experiment, devices: int) -> str:
+    """What computes attention in a train step on that many devices, and why; from shapes alone.
+
+    Raises:
+      ConfigError: the model names a backend that cannot compute what an objective needs.
+    """
+    model_of, params = step.model_of(experiment), step.abstract_params(experiment)
+    batches = {
+        name: {array: jax.ShapeDtypeStruct(*kind) for array, kind in stream.spec().items()}
+        for name, stream in experiment.streams.items()
+    }
+    means = lambda params, *rest: step.batch_means(experiment, model_of(params), *rest)
+    mesh = sharding_table.abstract_mesh(experiment, devices)
+    with choosing.watching() as found, sharding.active(mesh, experiment.rules):
+        jax.eval_shape(means, params, batches, jax.random.key(0))
+    return choosing.explained(found)
+
+
+def learned(experiment) -> Iterator[str]:
     """One line for all that learns, and one for each kind of it; none if everything does.
 
     Bytes of the optimizer's state are those of all devices together.
@@ -26,14 +51,14 @@ def lines(experiment) -> Iterator[str]:
         for value in filter(frozen.learns, values):
             counts[_kind(path)] += x.size // len(values)
             waiting[value] += x.size // len(values)
-    learned = counts.total()
-    if learned == total and len(waiting) == 1:
+    learning = counts.total()
+    if learning == total and len(waiting) == 1:
         return
     state = jax.eval_shape(lambda: step.init_state(experiment)).opt_state
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    share = learned / total
+    share = learning / total
     yield (
-        f'trained: {learned:,} of {total:,} parameters ({share:.2%}); '
+        f'trained: {learning:,} of {total:,} parameters ({share:.2%}); '
         f'optimizer state {held / 2**20:,.1f} MiB'
     )
     for kind, count in counts.most_common(SHOWN):

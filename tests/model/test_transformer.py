@@ -11,7 +11,7 @@ import pytest
 from t5x_lite.errors import ConfigError
 from t5x_lite.model import activations, inits, norms, positions
 from t5x_lite.model.config import Local, ModelConfig
-from t5x_lite.model.transformer import build
+from t5x_lite.model.transformer import both_ways, build
 
 SMALL = dict(vocab=50, embed=32, heads=4, mlp=48)
 VARIANTS = {
@@ -164,17 +164,9 @@ def test_layers_run_in_order_and_each_has_its_own_weights():
     for i in range(3):
         single = build(one)
         single.encoder.blocks = jax.tree.map(lambda w, i=i: w[i : i + 1], model.encoder.blocks)
-        context = _context(single, x)
+        context = both_ways(single.encoder, x, dropping=False)
         hidden, _ = jax.tree.map(lambda w: w[0], single.encoder.blocks)(hidden, context, i)
     close(model.encoder.norm(hidden), model.encode(x))
-
-
-def _context(model, x):
-    from t5x_lite.model.blocks import Context
-
-    index_L = jnp.arange(x.shape[1])
-    place = jnp.broadcast_to(index_L[None], x.shape)
-    return Context(positions_BxL=place, query_L=index_L, key_M=index_L, bidirectional=True)
 
 
 def test_bfloat16_compute_stays_near_float32():
