@@ -203,11 +203,13 @@ class Samples:
             for name, stream in experiment.streams.items()
             if 'decoder' in stream.objective.forward.needs
         }
-        generate = jax.jit(
-            lambda params, *rest: self._generate(model_of_params(params), *rest),
-            static_argnums=(2, 3),
-            out_shardings=sharding.whole(mesh),
-        )
+
+        def continued(params, *rest):
+            with sharding.active(mesh, experiment.rules):
+                return self._generate(model_of_params(params), *rest)
+
+        whole = sharding.whole(mesh)
+        generate = jax.jit(continued, static_argnums=(2, 3), out_shardings=whole)
 
         def evaluate(params):
             for name, stream in streams.items():

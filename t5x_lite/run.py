@@ -37,7 +37,7 @@ def claim(folder: Path, experiment: Experiment, name: str) -> None:
                 f'these weights by init=from_checkpoint({str(folder)!r})'
             )
         if path.exists():
-            _check_owner(folder, path.read_text(encoding='utf-8'), experiment)
+            _check_owner(folder, _as_printed_now(path), experiment)
         _write(path, source)
         _write(folder / 'run.json', json.dumps(_facts(folder, experiment, name), indent=2))
     except OSError as error:
@@ -53,6 +53,19 @@ def claim_together(folder: Path, experiment: Experiment, name: str) -> None:
         return facts.read_text(encoding='utf-8')
 
     hosts.check_shared(facts, hosts.on_first('claim', first))
+
+
+def _as_printed_now(path: Path) -> str:
+    """A saved experiment's source with the fields, at their defaults, that were not there yet.
+
+    As it stands if this version cannot read it: what differs is told then.
+    """
+    from t5x_lite import config
+
+    try:
+        return printing.source(config.load(path).experiment)
+    except ConfigError:
+        return path.read_text(encoding='utf-8')
 
 
 def _check_owner(folder: Path, old: str, experiment: Experiment) -> None:

@@ -22,6 +22,7 @@ from t5x_lite import config, main, run, sharding, step, stopwatch, train
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Checkpoints
+from t5x_lite.model.backends import Flash
 from t5x_lite.sharding import MeshShape
 
 STEPS = 150
@@ -322,6 +323,25 @@ def test_steps_and_what_is_logged_and_kept_may_change_between_restarts(root):
     changed = dataclasses.replace(experiment, **changes)
     run.claim(root / 'changed', changed, 'tiny.py')
     assert config.load(root / 'changed/experiment.py').experiment == changed
+
+
+def test_a_run_saved_before_a_field_was_there_goes_on(root):
+    experiment = config.load(root / 'tiny.py').experiment
+    folder = root / 'older'
+    run.claim(folder, experiment, 'tiny.py')
+    (folder / 'checkpoints/3').mkdir(parents=True)
+    path = folder / 'experiment.py'
+    text = path.read_text()
+    lines = [line for line in text.splitlines() if 'attention_cap=' not in line]
+    assert len(lines) == len(text.splitlines()) - 1
+    path.write_text('\n'.join(lines))
+    run.claim(folder, experiment, 'tiny.py')
+    assert path.read_text() == text
+    faster = dataclasses.replace(experiment.model, attention=Flash(), remat='full', dropout=0.0)
+    with pytest.raises(ConfigError) as refused:
+        run.claim(folder, dataclasses.replace(experiment, model=faster), 'tiny.py')
+    assert 'model.dropout: 0.1 -> 0.0' in str(refused.value)
+    assert 'attention' not in str(refused.value) and 'remat' not in str(refused.value)
 
 
 @pytest.mark.all
