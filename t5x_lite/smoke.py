@@ -29,6 +29,7 @@ EVALUATOR |= dict(pairs=64, queries=64, documents=256)
 TASKS = 't5x_lite.data.tasks.'  # the shipped modules; all but the bundled text need a TFDS folder
 TEXT = 'corpus_en_pd'
 TEXT_MIXTURES = (TEXT, 'corpus_en_pd_mix', 'austen', 'sotu', 'wiki_entities', 'wiki_topics')
+TEXT_MIXTURES += ('gnome_help_en_de', 'gnome_help_en_zh')
 TEXT_VOCABULARY = 8192
 
 

@@ -1,8 +1,10 @@
 """Cutters and sentences: nothing lost, segments and positions, positions saved in mid-row."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 from types import SimpleNamespace
 
+import fixtures
 import numpy as np
 import pytest
 
@@ -166,15 +168,15 @@ def test_concatenation_loses_nothing(separate):
 
 
 def test_rows_are_framed_and_shifted():
-    vocabulary = SimpleNamespace(cls=3, sep=4, bos=None, pad=0)
+    vocabulary = fixtures.vocabulary()  # pad 0, cls 3, sep 4, no bos
     framed = packing.frame(fill(packing.Chunks(3), [5, 6, 7, 8, 9]).take(2), vocabulary)
     np.testing.assert_array_equal(framed.tokens, [[3, 5, 6, 7, 4], [3, 8, 9, 4, 0]])
     np.testing.assert_array_equal(framed.segments, [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
     np.testing.assert_array_equal(framed.positions, [[0, 1, 2, 3, 4], [0, 1, 2, 3, 0]])
     _, rows = concatenated([5, 6], [7], length=6, eos=1, separate=True)
     np.testing.assert_array_equal(packing.shift_right(rows, vocabulary), [[0, 5, 6, 0, 7, 0]])
-    vocabulary.bos = 2
-    np.testing.assert_array_equal(packing.shift_right(rows, vocabulary), [[2, 5, 6, 2, 7, 0]])
+    begun = packing.shift_right(rows, dataclasses.replace(vocabulary, bos=2))
+    np.testing.assert_array_equal(begun, [[2, 5, 6, 2, 7, 0]])
 
 
 def test_rows_are_closed_with_eos_at_any_width():

@@ -13,9 +13,9 @@ from t5x_lite.data.factorisation import Factorisation
 from t5x_lite.data.randomness import uniforms
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment, Stream
-from t5x_lite.model.attention import order_mask, segment_mask
 from t5x_lite.model.config import Local, ModelConfig
 from t5x_lite.model.heads import MaskedLMHead
+from t5x_lite.model.masks import order_mask, segment_mask
 from t5x_lite.model.positions import Learned, NoPositions, Relative, Rope
 from t5x_lite.model.transformer import build
 from t5x_lite.objective import encode
