@@ -260,7 +260,8 @@ def test_account_of_the_time_goes_on_through_kills_and_ends(whole, story):
     walls = [sum(account.values()) for account in accounts]
     assert walls == sorted(walls)
     starts = {account['start'] for account in accounts}
-    assert len(starts) == 4  # killed, killed while saving, ended by SIGTERM, at its end
+    # Killed, killed while saving, ended by SIGTERM, at its end; a full disk may come before a line.
+    assert len(starts) in (4, 5)
     assert max(starts) > accounts[0]['start'] + accounts[-1]['start'] / len(starts)
     assert all(min(account.values()) >= 0 for account in accounts)
 
