@@ -17,6 +17,7 @@ from t5x_lite.data import loader
 from t5x_lite.experiment import Experiment
 from t5x_lite.interop import kept_files
 from t5x_lite.metrics import Mean
+from t5x_lite.model import choosing
 from t5x_lite.progress import Reporter
 from t5x_lite.stopwatch import ACCOUNT, STAGES, Stopwatch
 from t5x_lite.tuning import summary
@@ -51,13 +52,13 @@ def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb
     weights = open_init(experiment) if checkpoints.empty() else None
     if weights and weights.keep and hosts.is_first():
         kept_files.copy(weights.keep, folder / kept_files.FOLDER)
-    for line in summary.lines(experiment):
+    for line in summary.learned(experiment):
         reporter.say(line)
     begin('trace', clock)
     held = held_rows(experiment, mesh)
     with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles
         opening = pool.submit(timed, lambda: open_streams(experiment, mesh, held))
-        train_step = compile_step(experiment, mesh, clock)
+        train_step = compile_step(experiment, mesh, clock, reporter)
         begin('weights', clock)
         state, positions, means = restore_or_init(experiment, mesh, checkpoints, reporter, weights)
         begin('data', clock)
@@ -118,10 +119,15 @@ def open_streams(experiment: Experiment, mesh, held) -> dict[str, loader.Loader]
     }
 
 
-def compile_step(experiment: Experiment, mesh, clock: Stopwatch):
-    """The train step, compiled for the experiment's shapes before any data is there."""
+def compile_step(experiment: Experiment, mesh, clock: Stopwatch, reporter: Reporter):
+    """The train step, compiled for the experiment's shapes before any data is there.
+
+    Says what computes its attention, as it was chosen while the step was traced.
+    """
     state, batches = step.abstract_state(experiment, mesh), step.abstract_batches(experiment, mesh)
-    lowered = step.make_train_step(experiment, mesh).lower(state, batches)
+    with choosing.watching() as chosen:
+        lowered = step.make_train_step(experiment, mesh).lower(state, batches)
+    reporter.say(choosing.explained(chosen))
     begin('compile', clock)
     return lowered.compile()
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from t5x_lite.errors import ConfigError, nearest
-from t5x_lite.optim import Optimizer, per_layer
-from t5x_lite.schedules import is_number, require
+from t5x_lite.optim import Optimizer, check_clip, clipped, per_layer
 
 _MASKS = ('mask', 'weight_decay_mask')
-_TINY = {'blocks': {'kernel': jnp.zeros((2, 2, 3))}, 'norm': {'scale': jnp.zeros(3)}}
+_SHAPE = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # no device is asked
+_TINY = {'blocks': {'kernel': _SHAPE(2, 2, 3)}, 'norm': {'scale': _SHAPE(3)}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,7 @@ class Optax(Optimizer):
 
     def __post_init__(self):
         super().__post_init__()
-        holds = self.clip is None or (is_number(self.clip) and self.clip > 0)
-        require(self, 'clip', holds, 'a norm above 0, or None for no clipping', 1.0)
+        check_clip(self)
         known = [name for name in self._parameters() if name not in ('learning_rate', *_MASKS)]
         for name in self.settings:
             if name not in known or name == 'weight_decay':
@@ -80,10 +79,7 @@ class Optax(Optimizer):
             own |= {'weight_decay': self.weight_decay}
             own |= {mask: self.decayed for mask in _MASKS if mask in parameters}
         made = self._make()(learning_rate=self.schedule, **own)
-        made = per_layer(made) if self.apart else made
-        return (
-            made if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), made)
-        )
+        return clipped(self.clip, per_layer(made) if self.apart else made)
 
     def _make(self):
         """The function of optax."""

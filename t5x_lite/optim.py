@@ -59,6 +59,18 @@ class Optimizer:
         )
 
 
+def check_clip(optimizer) -> None:
+    """ConfigError unless `clip` is a norm or None."""
+    clip = optimizer.clip
+    holds = clip is None or (is_number(clip) and clip > 0)
+    require(optimizer, 'clip', holds, 'a norm above 0, or None for no clipping', 1.0)
+
+
+def clipped(clip: float | None, *parts) -> optax.GradientTransformation:
+    """The parts, one after the other, on gradients whose global norm is `clip` at most."""
+    return optax.chain(*([] if clip is None else [optax.clip_by_global_norm(clip)]), *parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019).
@@ -80,12 +92,11 @@ class AdamW(Optimizer):
             value = getattr(self, name)
             require(self, name, is_number(value) and value < 1, 'a number in [0, 1)', usual)
         require(self, 'eps', is_number(self.eps) and self.eps > 0, 'a number above 0', 1e-8)
-        holds = self.clip is None or (is_number(self.clip) and self.clip > 0)
-        require(self, 'clip', holds, 'a norm above 0, or None for no clipping', 1.0)
+        check_clip(self)
 
     def _transformation(self):
-        clip = [] if self.clip is None else [optax.clip_by_global_norm(self.clip)]
-        return optax.chain(*clip, self._direction(), optax.scale_by_learning_rate(self.schedule))
+        rate = optax.scale_by_learning_rate(self.schedule)
+        return clipped(self.clip, self._direction(), rate)
 
     def _direction(self):
         """m / (sqrt(v) + eps) + weight_decay * param; the state's first part is Adam's."""

@@ -15,10 +15,11 @@ from t5x_lite.overrides import children, dotted
 WIDTH = 100
 ARGUMENTS = 3  # of a call on one line
 COMMENT_COLUMN = 64  # comments start here at the latest, unless their line is longer
-MAY_CHANGE = ('steps', 'log_every', 'evals', 'checkpoint', 'mesh', 'rules', 'microbatches')
-MAY_CHANGE += ('model.attention', 'model.remat', 'model.unroll')
+MAY_CHANGE = (
+    *('steps', 'log_every', 'evals', 'checkpoint', 'mesh', 'rules', 'microbatches'),
+    *('model.attention', 'model.remat', 'model.unroll'),
+)
 """Between restarts of one run: what changes no number of a step but by rounding."""
-FREE = tuple(f'{name}.' for name in MAY_CHANGE)
 HEADER = '"""One run with every value written out: read it, run it again, compare it."""'
 
 
@@ -66,7 +67,8 @@ def difference(old: str, new: str) -> list[str]:
     What a run may change between restarts (MAY_CHANGE) is left out.
     """
     lines = _differences(_assigned(old), _assigned(new), '')
-    return [line for line in lines if not f'{line.split(":")[0]}.'.startswith(FREE)]
+    free = tuple(f'{name}.' for name in MAY_CHANGE)
+    return [line for line in lines if not f'{line.split(":")[0]}.'.startswith(free)]
 
 
 class _Names:

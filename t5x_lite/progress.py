@@ -32,11 +32,9 @@ class Reporter:
         the data in a thread beside the stages before `data`.
         """
         self._first, self._started = step, time.monotonic()
-        told = ', '.join(f'{name} {seconds:.1f}' for name, seconds in stages.items())
-        told = told.replace(
-            ', data ', f', data (of {beside:.1f} beside trace, compile and weights) '
-        )
-        self.say(f'first step after {duration(sum(stages.values()))}: {told} s')
+        more = {'data': f'(of {beside:.1f} beside trace, compile and weights) '}
+        told = (f'{name} {more.get(name, "")}{seconds:.1f}' for name, seconds in stages.items())
+        self.say(f'first step after {duration(sum(stages.values()))}: {", ".join(told)} s')
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         line = self._line(step, values)

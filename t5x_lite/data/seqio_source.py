@@ -77,20 +77,34 @@ def find(mixture: str, imports: Iterable[str] = ()):
     return seqio.get_mixture_or_task(mixture)
 
 
+def text_vocabulary(stream, imports: Iterable[str] = ()):
+    """The seqio.Vocabulary of the last feature that a stream's objective reads.
+
+    Raises:
+      ConfigError: the mixture lacks a feature that the objective reads.
+    """
+    mixture, features = stream.mixture, stream.objective.converter.features
+    return _last_vocabulary(mixture, features, imports)
+
+
 def vocabulary(mixture: str, features: Iterable[str], imports=()) -> VocabularyInfo:
     """What is known of the vocabulary of the mixture's last feature that the objective reads.
 
     Raises:
       ConfigError: the mixture lacks a feature.
     """
-    provider = find(mixture, imports)
+    return describe(_last_vocabulary(mixture, features, imports))
+
+
+def _last_vocabulary(mixture: str, features: Iterable[str], imports: Iterable[str]):
+    known = find(mixture, imports).output_features
     for feature in features:
-        if feature not in provider.output_features:
+        if feature not in known:
             raise ConfigError(
                 f'Stream: mixture {mixture!r} has no feature {feature!r}, which its objective '
-                f'reads; it has {", ".join(provider.output_features)}'
+                f'reads; it has {", ".join(known)}'
             )
-    return describe(provider.output_features[feature].vocabulary)
+    return known[feature].vocabulary
 
 
 def rates(mixture: str, split: str, own=None, imports: Iterable[str] = ()) -> dict[str, Any]:

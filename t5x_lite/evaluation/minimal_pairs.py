@@ -102,7 +102,8 @@ class MinimalPairs:
     def open(self, experiment, mesh):
         """Reads and checks all pairs; see Evaluator."""
         stream = self.stream or next(iter(experiment.streams))
-        vocabulary, path = _vocabulary(experiment, stream), Path(self.path)
+        own, path = experiment.streams[stream], Path(self.path)
+        vocabulary = seqio_source.text_vocabulary(own, experiment.imports)
         info = describe(vocabulary)
         framed = _framing(experiment, info, self.eos)
         files = _ids(read(path), vocabulary, framed, experiment, path)
@@ -176,13 +177,6 @@ def _refuse(bad: Sequence[str], path) -> None:
 
 
 # -- rows -----------------------------------------------------------------------------------------
-
-
-def _vocabulary(experiment, stream: str):
-    """The seqio.Vocabulary that the stream's objective reads."""
-    own = experiment.streams[stream]
-    features = seqio_source.find(own.mixture, experiment.imports).output_features
-    return features[own.objective.converter.features[-1]].vocabulary
 
 
 def _framing(experiment, info, eos: bool) -> Callable[[list[int]], Text]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from t5x_lite import evaluate, objective, sharding
 from t5x_lite.data import packing, seqio_source
-from t5x_lite.data.vocabularies import VocabularyInfo
+from t5x_lite.data.vocabularies import VocabularyInfo, describe
 from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.evaluation import batches
 from t5x_lite.model.config import ModelConfig
@@ -129,10 +129,8 @@ class Embedder:
 
     def __init__(self, run, mesh, stream: str, *, length, batch_size, pool=None, way=None):
         own = run.streams[stream]
-        provider = seqio_source.find(own.mixture, run.imports)
-        features = own.objective.converter.features
-        self.info = seqio_source.vocabulary(own.mixture, features, run.imports)
-        self._vocabulary = provider.output_features[features[-1]].vocabulary
+        self._vocabulary = seqio_source.text_vocabulary(own, run.imports)
+        self.info = describe(self._vocabulary)
         self._marks = marks_of(run.model, self.info, own.objective)
         self.way = way or way_of(run.model, own.objective, pool)
         self._length, self._longest = length, run.model.positions.max_length

@@ -70,9 +70,8 @@ class Opened:
         """The vocabulary of the last feature that a stream's objective reads."""
         from t5x_lite.data import seqio_source
 
-        own = self.experiment.streams[stream]
-        features = seqio_source.find(own.mixture, self.experiment.imports).output_features
-        return features[own.objective.converter.features[-1]].vocabulary
+        own = self.experiment
+        return seqio_source.text_vocabulary(own.streams[stream], own.imports)
 
     @functools.cached_property
     def info(self) -> VocabularyInfo:

@@ -88,8 +88,7 @@ def write(experiment, folder: Path) -> list[str]:
 
     seqio = seqio_source.import_seqio()
     stream = next(iter(experiment.streams.values()))
-    features = seqio_source.find(stream.mixture, experiment.imports).output_features
-    vocabulary = features[stream.objective.converter.features[-1]].vocabulary
+    vocabulary = seqio_source.text_vocabulary(stream, experiment.imports)
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
         shutil.copyfile(vocabulary.sentencepiece_model_file, folder / 'spiece.model')
         _config(folder, extra_ids=vocabulary.extra_ids)

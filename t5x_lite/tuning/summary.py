@@ -1,4 +1,4 @@
-"""What a run says of its model at its start: what computes attention, and what learns."""
+"""What is said of a model before it runs: what computes attention, and what learns."""
 # SPDX-License-Identifier: Apache-2.0
 
 import re
@@ -11,12 +11,6 @@ from t5x_lite import frozen, selector, sharding, sharding_table, step
 from t5x_lite.model import choosing
 
 SHOWN = 8  # kinds of parameters in a message
-
-
-def lines(experiment) -> Iterator[str]:
-    """`attention` on the devices at hand, and `learned`."""
-    yield attention(experiment, jax.device_count())
-    yield from learned(experiment)
 
 
 def attention(experiment, devices: int) -> str:
