@@ -11,6 +11,7 @@ from t5x_lite.experiment import Experiment, Stream
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.contrastive import mlm_simcse, simcse
+from t5x_lite.objectives.crops import crops
 from t5x_lite.objectives.mlm import mlm
 from t5x_lite.objectives.span_corruption import span_corruption
 from t5x_lite.optim import AdamW
@@ -21,6 +22,7 @@ OBJECTIVES = {
     'clm': (causal_lm(), {'targets': 16}),
     'simcse': (simcse(), {'targets': 12}),
     'mlm_simcse': (mlm_simcse(), {'targets': 12}),
+    'crops': (crops(passage=16, shortest=4), {'targets': 12}),
 }
 
 

@@ -17,6 +17,7 @@ from t5x_lite.experiment import Stream
 from t5x_lite.objective import Term
 from t5x_lite.objectives import similarity
 from t5x_lite.objectives.contrastive import mlm_simcse, simcse
+from t5x_lite.objectives.crops import crops
 from t5x_lite.objectives.losses import TokenLoss
 from t5x_lite.objectives.pairs import dual_encoder, supervised_simcse
 from t5x_lite.objectives.similarity import pool_first_last, pool_mean
@@ -33,6 +34,7 @@ OBJECTIVES = {
     'simcse': (simcse(), {'targets': 12}),
     'mlm_simcse': (mlm_simcse(), {'targets': 12}),
     'layers': (simcse(pool=pool_first_last), {'targets': 12}),
+    'crops': (crops(passage=16, shortest=4), {'targets': 12}),
     'supervised': (supervised_simcse(hard_weight=0.5), TRIPLET),
     'dual': (dual_encoder(margin=0.1), PAIR),
     'clip': (dual_encoder(**CLIP), PAIR),
@@ -112,7 +114,7 @@ def close(a, b, atol, rtol=0):
 
 @pytest.mark.one
 @pytest.mark.parametrize('parts', [2, 4])
-@pytest.mark.parametrize('name', ['simcse', 'supervised', 'clip', 'mlm_simcse'])
+@pytest.mark.parametrize('name', ['simcse', 'crops', 'supervised', 'clip', 'mlm_simcse'])
 def test_microbatches_give_the_gradient_of_the_whole_batch(name, parts):
     """With dropout, each row's as in its microbatch; the temperature's gradient included."""
     several = experiment(name, parts=parts)

@@ -51,12 +51,13 @@ def test_a_token_objective_overfits_a_batch(name, steps):
     assert values[-1][f'{name}/accuracy'] > 0.98
 
 
-def test_simcse_overfits_a_batch():
-    experiment = fixtures.experiment('simcse', model=dict(dropout=0.1), batch_size=16)
+@pytest.mark.parametrize('name', ['simcse', 'crops'])
+def test_a_contrastive_objective_overfits_a_batch(name):
+    experiment = fixtures.experiment(name, model=dict(dropout=0.1), batch_size=16)
     values, _ = run(experiment, fixtures.batches(experiment, 1) * 60)
-    assert values[0]['simcse/loss'] > 0.5
-    assert values[-1]['simcse/accuracy'] == 1.0
-    assert values[-1]['simcse/loss'] < 0.05
+    assert values[0][f'{name}/loss'] > 0.5
+    assert values[-1][f'{name}/accuracy'] == 1.0
+    assert values[-1][f'{name}/loss'] < 0.05
 
 
 @pytest.mark.one
