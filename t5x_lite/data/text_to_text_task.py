@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
@@ -57,6 +57,38 @@ def texts(inputs: str, targets: str, begin: str = '') -> Callable:
         return {'inputs': begin + example[inputs], 'targets': example[targets]}
 
     return functools.partial(_mapped, function=pair)
+
+
+def named(begin: str, names: Sequence[str], classes: Sequence[str]) -> Callable:
+    """A `prepare` in T5's style: `begin name: text name: text`, and the class by its name.
+
+    Without a label (-1) the target is `<unk>`. Source: Raffel et al. 2020, appendix D.
+    """
+
+    def pair(example):
+        known = tf.constant(['<unk>', *classes])
+        return {
+            'inputs': described(begin, {name: example[name] for name in names}),
+            'targets': known[tf.cast(example['label'], tf.int32) + 1],
+        }
+
+    return functools.partial(_mapped, function=pair)
+
+
+def described(begin: str, texts: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """`begin name: text name: text`."""
+    parts = [part for name, text in texts.items() for part in (f'{name}:', text)]
+    return tf.strings.join([begin, *parts], ' ')
+
+
+def class_of(classes: Sequence[str]) -> Callable:
+    """A `postprocess`: the number of the class that is written, -1 if it is none."""
+    places = {name: i for i, name in enumerate(classes)}
+
+    def number(text: str, example=None, is_target: bool = False) -> int:
+        return places.get(text.strip(), -1)
+
+    return number
 
 
 def _mapped(dataset: tf.data.Dataset, function) -> tf.data.Dataset:
