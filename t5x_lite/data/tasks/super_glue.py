@@ -1,8 +1,8 @@
 """Tasks `super_glue_boolq`, ..: SuperGLUE as labelled texts and choices, from a TFDS folder."""
 # SPDX-License-Identifier: Apache-2.0
 # Wang et al. 2019. COPA is for `multiple_choice(choices=2)`, the others for `classification()` with
-# `texts=('inputs', 'inputs_2')`; CB has 3 labels, the others 2. ReCoRD is in super_glue_text.py. The test splits
-# hide their labels: they are left out.
+# `texts=('inputs', 'inputs_2')`; CB has 3 labels, the others 2. ReCoRD is in super_glue_text.py
+# alone. The test splits hide their labels: they are left out.
 
 import functools
 
