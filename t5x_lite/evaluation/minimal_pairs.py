@@ -1,7 +1,6 @@
 """MinimalPairs: does a model find the good sentence of two likelier than the bad one (BLiMP)?"""
 # SPDX-License-Identifier: Apache-2.0
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,15 @@ from t5x_lite import evaluate, sharding
 from t5x_lite.data import seqio_source
 from t5x_lite.data.vocabularies import describe
 from t5x_lite.errors import ConfigError, nearest
-from t5x_lite.evaluation import batches, likelihood
+from t5x_lite.evaluation import batches, likelihood, reading
 from t5x_lite.evaluation.likelihood import Text
 from t5x_lite.model.heads import MaskedLMHead
 
 FIELDS = ('sentence_good', 'sentence_bad')
-SHOWN = 5  # bad lines that a message names
 
 
 class Pair(NamedTuple):
-    """Two sentences, and where they stand: `FILE:LINE`."""
+    """Two sentences, and where they stand: `FILE line N`."""
 
     good: Any  # str, or the Text of its ids
     bad: Any
@@ -142,38 +140,20 @@ def read(path: Path) -> dict[str, list[Pair]]:
     files = sorted(path.glob('*.jsonl')) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f'MinimalPairs: path={path} has no *.jsonl files; name a folder that has')
-    pairs, bad = {}, []
-    for file in files:
-        try:
-            lines = file.read_text(encoding='utf-8').rstrip('\n').split('\n')
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, 'strerror', None) or 'is no UTF-8'
-            raise ConfigError(
-                f'MinimalPairs: path={file}: {reason}; name a file of JSON lines, or a folder'
-            ) from error
-        pairs[file.stem] = [_pair(x, f'{file.name}:{n}', bad) for n, x in enumerate(lines, 1)]
-    _refuse(bad, path)
+    problems = reading.Problems(f'MinimalPairs: path={path}')
+    pairs = {file.stem: list(_pairs(file, problems)) for file in files}
+    problems.check()
+    for name, own in pairs.items():
+        if not own:
+            raise ConfigError(f'MinimalPairs: path={path}: {name} has no pairs; leave it out')
     return pairs
 
 
-def _pair(line: str, place: str, bad: list[str]) -> Pair:
-    """The pair of a line; what is wrong with it is added to `bad`."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        found = None
-    given = [found.get(name) if isinstance(found, Mapping) else None for name in FIELDS]
-    if not all(isinstance(text, str) and text.strip() for text in given):
-        bad.append(f'{place} must be a JSON object with the strings {" and ".join(FIELDS)}')
-    return Pair(*given, place)
-
-
-def _refuse(bad: Sequence[str], path) -> None:
-    if bad:
-        more = f'; and {len(bad) - SHOWN} more' if len(bad) > SHOWN else ''
-        raise ConfigError(
-            f'MinimalPairs: path={path}: {"; ".join(bad[:SHOWN])}{more}; mend or leave them out'
-        )
+def _pairs(file: Path, problems: reading.Problems) -> Iterator[Pair]:
+    for where, found in reading.objects(file, problems):
+        given = [reading.string(found, name, where, problems) for name in FIELDS]
+        if None not in given:
+            yield Pair(*given, where)
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -192,28 +172,29 @@ def _framing(experiment, info, eos: bool) -> Callable[[list[int]], Text]:
 
 def _ids(files: Mapping[str, list[Pair]], vocabulary, framed: Callable, experiment, path):
     """The pairs as rows; ConfigError for pairs that no score could tell apart, or too long ones."""
-    bad, out = [], {}
+    problems, out = reading.Problems(f'MinimalPairs: path={path}'), {}
     for name, pairs in files.items():
         out[name] = own = []
         for pair in pairs:
             good, other = (framed(vocabulary.encode(text)) for text in pair[:2])
-            bad += _unfit(pair, good, other, experiment.model)
+            for rule in _unfit(pair, good, other, experiment.model):
+                problems.add(pair.place, rule)
             own.append(Pair(good, other, pair.place))
-    _refuse(bad, path)
+    problems.check()
     return out
 
 
 def _unfit(pair: Pair, good: Text, bad: Text, model) -> Iterator[str]:
     if good == bad:
         same = 'are equal' if pair.good == pair.bad else 'become the same tokens'
-        yield f'{pair.place}: the sentences {same}'
+        yield f'the sentences {same}'
     if not (good.targets and bad.targets):
-        yield f'{pair.place}: a sentence has no token of the vocabulary'
+        yield 'a sentence has no token of the vocabulary'
     unread = 'decoder' in model.stacks  # the last token
     longest = max(len(good.row), len(bad.row)) - unread
     most = model.positions.max_length
     if most is not None and longest > most:
-        yield f'{pair.place} takes {longest} positions, the model has {most}'
+        yield f'takes {longest} positions, the model has {most}'
 
 
 class _Through(NamedTuple):

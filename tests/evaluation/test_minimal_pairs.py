@@ -136,19 +136,37 @@ def test_eval_of_a_run_reads_the_pairs_that_its_experiment_names(folder, tmp_pat
 def test_the_files_of_a_folder_are_read_by_name(folder):
     pairs = read(folder)
     assert list(pairs) == ['agreement', 'islands']
-    assert pairs['islands'][1] == Pair(*FILES['islands'][1], 'islands.jsonl:2')
+    assert pairs['islands'][1] == Pair(*FILES['islands'][1], 'islands.jsonl line 2')
     assert read(folder / 'islands.jsonl') == {'islands': pairs['islands']}
 
 
 def test_bad_lines_are_named_by_file_and_number_in_one_message(tmp_path):
-    lines = [line('Good.', 'Bad.'), 'no JSON', line('Good.', 5), '"a\u2028b"', '[]', '', '{}', '{}']
+    lines = [
+        line('Good.', 'Bad.'),
+        'no JSON',
+        line('Good.', 5),
+        '"a\u2028b"',
+        '[]',
+        '',
+        *['{}'] * 5,
+    ]
     (tmp_path / 'a.jsonl').write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    (tmp_path / 'b.jsonl').write_text('')
+    (tmp_path / 'b.jsonl').write_bytes(b'\xff')
     with pytest.raises(ConfigError) as caught:
         read(tmp_path)
     message = str(caught.value)
-    assert 'a.jsonl:1' not in message and 'and 3 more' in message
-    assert all(f'a.jsonl:{n} must be' in message for n in (2, 3, 4, 5, 6))
+    assert 'a.jsonl line 1' not in message and 'and 5 more' in message
+    assert 'a.jsonl line 2: is no JSON' in message
+    assert 'a.jsonl line 3: sentence_bad=5 must be text' in message
+    assert all(f'a.jsonl line {n}: must be a JSON object' in message for n in (4, 5))
+    assert 'a.jsonl line 7: sentence_good=None must be text' in message
+
+
+def test_a_file_without_pairs_is_named(tmp_path):
+    (tmp_path / 'a.jsonl').write_text(line('Good.', 'Bad.'))
+    (tmp_path / 'b.jsonl').write_text('\n')
+    with pytest.raises(ConfigError, match='b has no pairs'):
+        read(tmp_path)
 
 
 def test_a_path_that_is_not_there_or_has_no_files_is_said(tmp_path):
@@ -161,9 +179,9 @@ def test_a_path_that_is_not_there_or_has_no_files_is_said(tmp_path):
 @pytest.mark.parametrize(
     'good, bad, words',
     [
-        ('One.', 'One.', 'a.jsonl:2: the sentences are equal'),
-        ('One two.', 'One\u2581two.', 'a.jsonl:2: the sentences become the same tokens'),
-        ('One.', 'One, ' * 8, 'a.jsonl:2 takes .* positions, the model has 12'),
+        ('One.', 'One.', 'a.jsonl line 2: the sentences are equal'),
+        ('One two.', 'One\u2581two.', 'a.jsonl line 2: the sentences become the same tokens'),
+        ('One.', 'One, ' * 8, 'a.jsonl line 2: takes .* positions, the model has 12'),
     ],
 )
 def test_pairs_that_no_score_can_tell_apart_and_long_ones_are_refused_at_the_start(
