@@ -37,28 +37,28 @@ EPOCH = 60  # 1,900 texts in batches of 32
 def rate(peak: float) -> AdamW:
     """The recipe's optimizer at another peak rate."""
     return AdamW(
-        learning_rate=Cosine(peak=peak, warmup=36, steps=recipe.STEPS, floor=0.0),
+        learning_rate=Cosine(peak=peak, warmup=48, steps=recipe.STEPS, floor=0.0),
         weight_decay=0.1,
         clip=1.0,
     )
 
 
-GRADUAL = AdamW(learning_rate=SlantedTriangular(peak=1e-3, steps=recipe.STEPS), clip=1.0)
+GRADUAL = AdamW(learning_rate=SlantedTriangular(peak=2e-3, steps=recipe.STEPS), clip=1.0)
 NORMS = (('/scale$|^heads/', True), ('.*', False))  # the model has no biases for BitFit
 PROMPT = Adafactor(learning_rate=0.3, scale_by_param=False, weight_decay=1e-5)
 
 DISTILLED = 'from scratch, distilled from full'
 METHODS = {
-    'from scratch': dict(init=None, optimizer=rate(5e-4)),
+    'from scratch': dict(init=None, optimizer=rate(1e-3)),
     'full': {},
-    DISTILLED: dict(init=None, optimizer=rate(5e-4)),
-    'layer decay 0.8': dict(rate_factors=LayerDecay(decay=0.8), optimizer=rate(6e-4)),
+    DISTILLED: dict(init=None, optimizer=rate(1e-3)),
+    'layer decay 0.8': dict(rate_factors=LayerDecay(decay=0.8), optimizer=rate(1.5e-3)),
     'gradual unfreezing': dict(
         trainable=GradualUnfreezing(every=EPOCH // 2),
         rate_factors=discriminative(),
         optimizer=GRADUAL,
     ),
-    'last 2 layers': dict(trainable=LastLayers(2), optimizer=rate(6e-4)),
+    'last 2 layers': dict(trainable=LastLayers(2), optimizer=rate(1.5e-3)),
     'LoRA, rank 8': dict(adapt=Lora(rank=8, alpha=8.0), optimizer=rate(3e-3)),
     'norms and head': dict(trainable=NORMS, optimizer=rate(3e-3)),
     'prompt of 20, head': dict(adapt=Prompt(length=20, heads=True), optimizer=PROMPT),

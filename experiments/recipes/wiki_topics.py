@@ -16,7 +16,7 @@ from t5x_lite.optim import AdamW
 from t5x_lite.schedules import Cosine
 from t5x_lite.warm_start import from_checkpoint
 
-STEPS = 360
+STEPS = 480
 
 experiment = Experiment(
     model=encoder_mini(dropout=0.1, unroll=4),
@@ -24,19 +24,19 @@ experiment = Experiment(
         'topics': Stream(
             mixture='wiki_topics',
             objective=classification(labels=11, pool=pool_mean),
-            lengths={'inputs': 128},
+            lengths={'inputs': 64},
             batch_size=32,
         )
     },
     optimizer=AdamW(
-        learning_rate=Cosine(peak=3e-4, warmup=36, steps=STEPS, floor=0.0),
+        learning_rate=Cosine(peak=1e-3, warmup=48, steps=STEPS, floor=0.0),
         weight_decay=0.1,
         clip=1.0,
     ),
     steps=STEPS,
     init=from_checkpoint('runs/mlm'),
-    evals={'loss': LossEval(every=60), 'scores': PredictEval(every=60)},
-    checkpoint=Checkpoints(every=60, best='eval/topics/accuracy', highest=True),
+    evals={'loss': LossEval(every=120), 'scores': PredictEval(every=120)},
+    checkpoint=Checkpoints(every=120, best='eval/topics/accuracy', highest=True),
     log_every=20,
     imports=('t5x_lite.data.tasks.wiki_topics_labels',),
 )

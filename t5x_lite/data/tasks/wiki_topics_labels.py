@@ -3,7 +3,7 @@
 
 from t5x_lite.data import corpora
 from t5x_lite.data.labelled_task import labelled_task
-from t5x_lite.data.text_task import PreparedTfds
+from t5x_lite.data.text_task import PreparedTfds, text_task
 from t5x_lite.data.text_to_text_task import class_of, text_to_text_task, texts
 from t5x_lite.data.tfds_builder import WikiTopics, prepared
 from t5x_lite.evaluation.classes import accuracy, f1_macro
@@ -37,3 +37,4 @@ text_to_text_task(
     metrics=(accuracy, f1_macro),
     postprocess=class_of(TOPICS),
 )
+text_task('wiki_topics_plain', SOURCE)
