@@ -11,9 +11,11 @@ import numpy as np
 from t5x_lite.data import packing, pairs
 from t5x_lite.errors import ConfigError
 from t5x_lite.objective import Objective, Schedule, Term
-from t5x_lite.objectives.checks import check_ids, check_lengths
+from t5x_lite.objectives.checks import check_ids, check_lengths, check_share
 from t5x_lite.objectives.pairs import SIDES, EncodePairs
 from t5x_lite.objectives.similarity import ContrastiveLoss, every_layer, pool_mean
+
+PLACES = 5  # numbers drawn for where a passage's crops lie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +23,14 @@ class Crops:
     """Two crops `[CLS] .. [SEP]` of each passage of a text, drawn anew whenever it is read.
 
     Lengths are uniform from `shortest` to what fits. With `apart` the second crop begins where the
-    first one ends, or the other way round; else their places are drawn independently.
+    first one ends, or the other way round; else their places are drawn independently. Of each crop
+    the share `deletion` of its tokens is then left out.
     """
 
     passage: int = 256
     shortest: int = 8
     apart: bool = False
+    deletion: float = 0.1
     features: ClassVar[tuple[str, ...]] = ('targets',)
     longest: ClassVar[int | None] = None
     marks: ClassVar[str] = 'cls'
@@ -37,6 +41,7 @@ class Crops:
                 f'crops: shortest={self.shortest} must be from 1 to half of '
                 f'passage={self.passage}; try {max(1, min(8, self.passage // 2))}'
             )
+        check_share('crops', 'deletion', self.deletion, 0.1)
 
     def check(self, lengths: Mapping[str, int], vocabulary=None) -> None:
         why = f'[CLS], shortest={self.shortest} tokens, [SEP]'
@@ -52,14 +57,15 @@ class Crops:
         return packing.Chunks(self.passage, min_tokens=2 * self.shortest)
 
     def draws(self, lengths: Mapping[str, int]) -> int:
-        return 5
+        return PLACES + 2 * (lengths['targets'] - 2)
 
     def batch(self, rows: packing.Rows, lengths, vocabulary, uniforms) -> dict[str, np.ndarray]:
         width = lengths['targets'] - 2
-        places = zip(SIDES, *self._places(rows.lengths, width, uniforms), strict=False)
+        places = self._places(rows.lengths, width, uniforms[:, :PLACES])
+        kept_2xBxL = np.split(uniforms[:, PLACES:] >= self.deletion, 2, axis=1)
         batch = {}
-        for side, begin_B, length_B in places:
-            crop = cropped(rows, begin_B, length_B, width)
+        for side, begin_B, length_B, kept_BxL in zip(SIDES, *places, kept_2xBxL, strict=False):
+            crop = thinned(cropped(rows, begin_B, length_B, width), kept_BxL)
             batch |= pairs.side_batch(side, packing.frame(crop, vocabulary))
         return batch
 
@@ -83,25 +89,37 @@ def cropped(rows: packing.Rows, begin_B, length_B, width: int) -> packing.Rows:
     return packing.Rows(tokens_BxL, segments_BxL, positions_BxL)
 
 
+def thinned(rows: packing.Rows, kept_BxL: np.ndarray) -> packing.Rows:
+    """The rows with those tokens alone, moved to the front; a row that would lose all keeps one."""
+    kept_BxL = kept_BxL & (rows.segments > 0)
+    kept_BxL[:, 0] |= ~kept_BxL.any(1)
+    segments_BxL, positions_BxL = packing.extents(kept_BxL.sum(1), kept_BxL.shape[1])
+    order_BxL = np.argsort(~kept_BxL, axis=1, kind='stable')
+    tokens_BxL = np.take_along_axis(rows.tokens, order_BxL, axis=1) * segments_BxL
+    return packing.Rows(tokens_BxL, segments_BxL, positions_BxL)
+
+
 def crops(
     *,
     passage: int = 256,
     shortest: int = 8,
     apart: bool = False,
+    deletion: float = 0.1,
     temperature: float = 0.05,
     pool: Callable = pool_mean,
     weight: float | Schedule = 1.0,
 ) -> Objective:
     """Crops of one passage are a pair, on lengths {'targets': L}; the rest of the batch negatives.
 
-    Independent crops (`apart=False`) as in Contriever (Izacard et al. 2022, passages of 256, mean
-    pooling, temperature 0.05; there with a queue of negatives, here those of the global batch);
-    `apart` takes neighbouring pieces as in Neelakantan et al. (2022). Both directions count.
+    Independent crops (`apart=False`) as in Contriever (Izacard et al. 2022: passages of 256, a
+    tenth of the tokens deleted, mean pooling, temperature 0.05; there with a queue of negatives,
+    here those of the global batch); `apart` takes neighbouring pieces as in Neelakantan et al.
+    (2022), who delete nothing. Both directions count.
     """
     views = tuple(f'{side}_hidden' for side in SIDES[:2])
     loss = ContrastiveLoss(temperature=temperature, pool=pool, views=views, directions='mean')
     return Objective(
-        converter=Crops(passage=passage, shortest=shortest, apart=apart),
+        converter=Crops(passage=passage, shortest=shortest, apart=apart, deletion=deletion),
         forward=EncodePairs(every_layer=every_layer(pool)),
         terms={'crops': Term(loss=loss, weight=weight, batchwide=True)},
     )

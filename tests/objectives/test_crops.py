@@ -42,7 +42,7 @@ def places(converter, size, vocabulary):
 
 
 def test_independent_crops_have_any_length_and_place(vocabulary):
-    begin, length = places(Crops(passage=64), 50, vocabulary)
+    begin, length = places(Crops(passage=64, deletion=0), 50, vocabulary)
     assert (length.min(), length.max()) == (8, 20)
     assert (begin.min(), (begin + length).max()) == (0, 50)
     assert abs(length.mean() - 14) < 0.2  # uniform from 8 to 20: a deviation of 3.7 / sqrt(8,000)
@@ -53,7 +53,7 @@ def test_independent_crops_have_any_length_and_place(vocabulary):
 
 
 def test_crops_apart_touch_in_either_order(vocabulary):
-    begin, length = places(Crops(passage=64, apart=True), 50, vocabulary)
+    begin, length = places(Crops(passage=64, apart=True, deletion=0), 50, vocabulary)
     ends = begin + length
     second_right = ends[:, 0] == begin[:, 1]
     second_left = ends[:, 1] == begin[:, 0]
@@ -63,7 +63,7 @@ def test_crops_apart_touch_in_either_order(vocabulary):
 
 @pytest.mark.parametrize('apart', [False, True])
 def test_the_shortest_passage_gives_the_shortest_crops(vocabulary, apart):
-    begin, length = places(Crops(passage=64, apart=apart), 16, vocabulary)
+    begin, length = places(Crops(passage=64, apart=apart, deletion=0), 16, vocabulary)
     assert begin.min() == 0 and (begin + length).max() == 16
     assert length.max() == (8 if apart else 16)
 
@@ -76,7 +76,30 @@ def test_a_rest_too_short_for_two_crops_is_dropped(vocabulary):
     np.testing.assert_array_equal(cutter.take(3).lengths, [32, 32, 16])
 
 
-def test_a_batch_gives_a_loss_and_a_pair_is_told_by_its_tokens(vocabulary):
+def test_a_share_of_the_tokens_is_left_out_in_their_order(vocabulary):
+    converter = Crops(passage=64, deletion=0.25)
+    uniforms = randomness.uniforms((1,), 0, N, converter.draws(LENGTHS))
+    batch = converter.batch(rows(50), LENGTHS, vocabulary, uniforms)
+    whole = dataclasses.replace(converter, deletion=0).batch(
+        rows(50), LENGTHS, vocabulary, uniforms
+    )
+    counts = {}
+    for name in ('left_encoder', 'right_encoder'):
+        used = batch[f'{name}_segment_ids'].sum(1) - 2
+        counts[name] = used.sum() / (whole[f'{name}_segment_ids'].sum(1) - 2).sum()
+        tokens = batch[f'{name}_input_tokens'][:, 1:-1]
+        inner = np.arange(19) < used[:, None] - 1
+        assert (np.diff(tokens, axis=1)[inner] > 0).all() and used.min() >= 1
+    np.testing.assert_allclose(list(counts.values()), 0.75, atol=0.01)
+
+
+def test_a_crop_keeps_one_token_at_least(vocabulary):
+    converter = Crops(passage=64, deletion=1.0)
+    batch = converter.batch(rows(50), LENGTHS, vocabulary, np.full((N, 45), 0.5))
+    assert (batch['right_encoder_segment_ids'].sum(1) == 3).all()
+
+
+def test_both_directions_count_and_batches_meet():
     (term,) = crops(pool=None).terms.values()
     assert term.batchwide and term.loss.directions == 'mean'
     assert term.loss.views == ('left_encoder_hidden', 'right_encoder_hidden')
@@ -87,5 +110,7 @@ def test_refused(vocabulary):
         Crops(passage=64, shortest=40)
     with pytest.raises(ConfigError, match=r"lengths\['targets'\]=9 must be 10 or more"):
         Crops().check({'targets': 9})
+    with pytest.raises(ConfigError, match=r'deletion=2 must be in \[0, 1\]'):
+        Crops(deletion=2)
     with pytest.raises(ConfigError, match='no cls id'):
         Crops().check(LENGTHS, dataclasses.replace(vocabulary, cls=None))
