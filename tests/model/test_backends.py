@@ -147,6 +147,26 @@ def test_cudnn_attention_and_its_gradients_are_exact_to_rounding(case):
     check_case(Cudnn(), case, 'bfloat16', 1e-2)
 
 
+@pytest.mark.parametrize('case', ['causal window', 'cross, grouped'])
+def test_cudnn_attention_lowers_for_gpus_forward_and_back(case, monkeypatch):
+    """What is asked of a GPU's library is left out; shapes, types and layouts are checked."""
+    fused = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
+    monkeypatch.setattr(fused, 'check_cudnn_version', lambda: 91000)
+    monkeypatch.setattr(fused, 'check_compute_capability', lambda _: True)
+    fields, causal, (L, M) = CASES[case]
+    one = config(Cudnn(), dtype='bfloat16', **fields)
+    (q, k, v, table, _), segments = inputs(fields, L, M)
+    q, k, v = (x.astype('bfloat16') for x in (q, k, v))
+
+    def loss(q, k, v):
+        return attend(one, causal, q, k, v, table, segments).astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.value_and_grad(loss, range(3))).trace(q, k, v)
+    text = traced.lower(lowering_platforms=('cuda',)).as_text()
+    assert '@__cudnn$fmhaScaleBiasSoftmax(' in text
+    assert '__cudnn$fmhaScaleBiasSoftmaxBackward' in text
+
+
 @pytest.mark.parametrize('backend', [Dense(), FLASH], ids=name)
 def test_another_segment_changes_nothing_bit_for_bit(backend):
     fields, causal, (L, M) = CASES['relative bias both ways']
