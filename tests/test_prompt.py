@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import dataclasses
+import types
 
 import fixtures
 import jax
@@ -116,6 +117,13 @@ def test_vectors_by_literal():
     assert sorted(drawn[:, 0].tolist()) == [0.0, 2.0, 4.0]
     uniform = np.asarray(Uniform(0.5).vectors(table_VxD, 1000, jax.random.key(0)))
     assert -0.5 <= uniform.min() < -0.49 and 0.49 < uniform.max() <= 0.5
+
+
+def test_labels_may_be_texts():
+    vocabulary = types.SimpleNamespace(encode=lambda text: np.array([ord(x) for x in text]))
+    assert Labels.of(('no', 'a'), vocabulary) == Labels(((110, 111), (97,)))
+    with pytest.raises(ConfigError, match='token ids of one label or more'):
+        Labels.of(('',), vocabulary)
 
 
 def test_a_prompt_is_made_of_the_embeddings_that_a_run_begins_with(tmp_path):

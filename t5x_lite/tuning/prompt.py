@@ -1,7 +1,7 @@
 """Prompt tuning, a value for `Experiment.adapt`: learned vectors before a frozen model's text."""
 # SPDX-License-Identifier: Apache-2.0
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,16 @@ class Frequent:
 
 @dataclass(frozen=True)
 class Labels:
-    """The mean embedding of each label's token ids, ((37, 5), (811,)); the rest as `Frequent`."""
+    """The mean embedding of each label's token ids, ((37, 5), (811,)); the rest as `Frequent`.
+
+    `Labels.of(('yes', 'no'), vocabulary)` takes the ids from a vocabulary's `encode`.
+    """
 
     ids: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str], vocabulary) -> 'Labels':
+        return cls(tuple(tuple(map(int, vocabulary.encode(text))) for text in texts))
 
     def __post_init__(self):
         object.__setattr__(self, 'ids', tuple(map(tuple, self.ids)))
