@@ -22,6 +22,7 @@ DATA = [
     'importlib_resources',  # TFDS 4.9.10 needs it for builders of others and does not say so
 ]
 HF = ['safetensors', 'tokenizers>=0.21']
+QUANTISED = ['qwix>=0.1.8,<0.2']
 TEST = ['pytest', 'pytest-timeout', 'pytest-xdist', 'pyyaml', 'ruff']
 
 setup(
@@ -45,11 +46,12 @@ setup(
         'cuda': ['jax[cuda13]'],
         'wandb': ['wandb'],
         'hf': HF,
+        'quantised': QUANTISED,
         'metrics': ['sacrebleu>=2.4'],
         'lm-eval': ['lm-eval>=0.4.13,<0.5'],
         'mteb': ['mteb>=2.26,<3'],
-        'test': [*DATA, *HF, *TEST],
-        'test-hf': [*DATA, *HF, *TEST, 'torch>=2.4', 'transformers>=5'],
+        'test': [*DATA, *HF, *QUANTISED, *TEST],
+        'test-hf': [*DATA, *HF, *QUANTISED, *TEST, 'torch>=2.4', 'transformers>=5'],
     },
     entry_points={'console_scripts': ['t5x-lite = t5x_lite.main:main']},
 )

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import jax
 from flax.traverse_util import flatten_dict
 
-from t5x_lite import hosts, metrics, sharding, step, stopwatch, term_norms, warm_start
+from t5x_lite import (
+    hosts,
+    metrics,
+    recompute,
+    sharding,
+    step,
+    stopwatch,
+    term_norms,
+    warm_start,
+)
 from t5x_lite.checkpoint import Checkpointer
 from t5x_lite.data import loader
 from t5x_lite.experiment import Experiment
@@ -47,6 +56,8 @@ class Run(NamedTuple):
 def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb, clock) -> Run:
     """Compiles, opens the data, restores or initialises; what must be closed is put on `stack`."""
     experiment.check_devices(jax.device_count())
+    devices = jax.device_count(), recompute.device_memory()
+    experiment, remat = recompute.chosen(experiment, *devices)
     mesh = sharding.make_mesh(experiment.mesh)
     checkpoints = Checkpointer(folder / 'checkpoints', experiment.checkpoint)
     weights = open_init(experiment) if checkpoints.empty() else None
@@ -54,6 +65,7 @@ def start(experiment: Experiment, folder: Path, stack, reporter: Reporter, wandb
         kept_files.copy(weights.keep, folder / kept_files.FOLDER)
     for line in summary.learned(experiment):
         reporter.say(line)
+    reporter.say(remat)
     begin('trace', clock)
     held = held_rows(experiment, mesh)
     with ThreadPoolExecutor(1) as pool:  # TensorFlow loads while XLA compiles

@@ -6,7 +6,16 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 
-from t5x_lite import collectives, flops, memory, sharding, sharding_table, topology, verdict
+from t5x_lite import (
+    collectives,
+    flops,
+    memory,
+    recompute,
+    sharding,
+    sharding_table,
+    topology,
+    verdict,
+)
 from t5x_lite.data import sizes
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
@@ -35,6 +44,8 @@ def lines(
         )
     devices = target.devices if target else devices or fixed
     experiment = on_chips(experiment, target) if target else experiment
+    available = target.memory if target else recompute.device_memory()
+    experiment, remat = recompute.chosen(experiment, devices, available)
     mesh = sharding_table.abstract_mesh(experiment, devices)
     measure = _measure(target) if target else None
     found = memory.estimate(experiment, mesh)
@@ -43,6 +54,7 @@ def lines(
     yield from epochs(experiment)
     yield from rates(experiment)
     yield summary.attention(experiment, devices)
+    yield remat
     yield ''
     yield f'{devices:,} devices: {sharding.shown(mesh.shape)}'
     yield from parts(found)

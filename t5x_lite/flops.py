@@ -15,6 +15,7 @@ from jax.interpreters import partial_eval
 from t5x_lite import frozen, step
 from t5x_lite.experiment import Experiment
 from t5x_lite.model.backends import Dense
+from t5x_lite.model.matmuls import Float
 
 NOTHING_LEARNED = ('stop_gradient', 'argmax', 'sign', 'floor', 'round')
 
@@ -44,7 +45,7 @@ def _vectors(experiment: Experiment, model, batches, key):
 
 def _traced(experiment: Experiment, outputs) -> tuple[int, int]:
     """FLOPs of a forward alone, and with its backward, from shapes: no memory is taken."""
-    plain = dataclasses.replace(experiment.model, remat='none', attention=Dense())
+    plain = dataclasses.replace(experiment.model, remat='none', attention=Dense(), matmul=Float())
     experiment = dataclasses.replace(experiment, model=plain)
     model_of = step.model_of(experiment)
     params = step.abstract_params(experiment)

@@ -11,8 +11,9 @@ from t5x_lite.interop import families
 from t5x_lite.interop.names import Family, HeadNames, Weight
 from t5x_lite.model.config import ModelConfig
 
-# A file's config does not bind these: they change no shape and no result without dropout.
-FREE = ('dropout', 'init', 'dtype', 'remat', 'unroll', 'vocab_multiple', 'attention')
+# A file's config does not bind these: they change no shape and, but for rounding, no result
+# without dropout.
+FREE = ('dropout', 'init', 'dtype', 'matmul', 'remat', 'unroll', 'vocab_multiple', 'attention')
 # Fields of which None means a size of its own: the sizes are compared.
 EFFECTIVE = {'head_size': 'kv', 'kv_heads': 'groups', 'embedding_size': 'table'}
 

@@ -18,6 +18,7 @@ from t5x_lite.errors import ConfigError, nearest
 from t5x_lite.interop import exchange, files
 from t5x_lite.model import heads, transformer
 from t5x_lite.model.backends import Dense
+from t5x_lite.model.matmuls import Float
 from t5x_lite.objectives import similarity
 
 FUNCTION = 'predict.jax'
@@ -175,7 +176,7 @@ def _classes(model, name: str, labels: int, loss, pool: Callable | None) -> Pred
 
 def serialised(own, predict: Predict, shapes: Mapping[str, tuple]) -> tuple[Any, list[str]]:
     """(the exported function, the paths of the weights it reads), for float32 weights."""
-    model = dataclasses.replace(own.model, remat='none', attention=Dense())
+    model = dataclasses.replace(own.model, remat='none', attention=Dense(), matmul=Float())
     graph = nnx.graphdef(jax.eval_shape(lambda: transformer.build(model, own.heads)))
 
     def function(params, *inputs):

@@ -67,8 +67,8 @@ class Attention(nnx.Module):
         D, H, G, K = config.embed, config.heads, config.groups, config.kv
         spread = lambda role, fan_in: config.init.stddev(role, fan_in, config)
         wide, bias = ('embed', 'heads'), config.bias
-        q, kv = dict(bias=bias, units=(D, H)), dict(bias=bias, units=(D, G))
-        out = dict(bias=bias, units=(H, D))
+        same = dict(bias=bias, matmul=config.matmul)
+        q, kv, out = (dict(same, units=units) for units in ((D, H), (D, G), (H, D)))
         self.config = config
         self.query = Linear((D, H * K), wide, spread('query', D), rngs, **q)
         self.key = Linear((D, G * K), wide, spread('linear', D), rngs, **kv)

@@ -30,13 +30,14 @@ class FeedForward(nnx.Module):
     """activation(x W) W', or with a gate activation(x W) * (x G) W'."""
 
     def __init__(self, config, rngs):
-        D, F, bias = config.embed, config.mlp, config.bias
+        D, F = config.embed, config.mlp
+        same = dict(bias=config.bias, matmul=config.matmul)
         spread = lambda role, fan_in: config.init.stddev(role, fan_in, config)
         self.config = config
         wide = ((D, F), ('embed', 'mlp'), spread('linear', D), rngs)
-        self.wide = Linear(*wide, bias=bias)
-        self.gate = Linear(*wide, bias=bias) if config.gated else None
-        self.out = Linear((F, D), ('mlp', 'embed'), spread('residual', F), rngs, bias=bias)
+        self.wide = Linear(*wide, **same)
+        self.gate = Linear(*wide, **same) if config.gated else None
+        self.out = Linear((F, D), ('mlp', 'embed'), spread('residual', F), rngs, **same)
 
     def __call__(self, x_BxLxD, key=None):
         h_BxLxF = self.config.activation(self.wide(x_BxLxD))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t5x_lite.errors import ConfigError, nearest
-from t5x_lite.model import choosing
+from t5x_lite.model import choosing, matmuls
 from t5x_lite.model.activations import gelu
 from t5x_lite.model.backends import Auto
 from t5x_lite.model.inits import Normal
@@ -14,7 +14,7 @@ from t5x_lite.model.norms import RMSNorm
 from t5x_lite.model.positions import Rope
 
 DTYPES = ('float32', 'bfloat16')
-REMAT = ('none', 'dots', 'full', 'offload')
+REMAT = ('none', 'dots', 'full', 'offload', 'auto')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,8 @@ class ModelConfig:
 
     Parameters are float32; `dtype` is what matrices are multiplied in; softmax, loss and norm
     statistics are float32. Changing `remat` or `unroll` changes memory and speed, no number:
-    `offload` is `full` with each layer's input in the host's memory until the backward pass.
+    `offload` is `full` with each layer's input in the host's memory until the backward pass, `auto`
+    what a run chooses at its start (`recompute.py`), `none` for a model by itself.
     """
 
     vocab: int  # ids that are embedded and scored, at least the vocabulary's size
@@ -71,10 +72,11 @@ class ModelConfig:
     attention_cap: float | None = None  # soft caps of attention scores and of logits (Gemma 2)
     logits_cap: float | None = None
     attention: Any = Auto()  # what computes it: Auto, Dense, Flash, Cudnn
+    matmul: Any = matmuls.Float()  # what layers' products are computed in: Float, Int8, Fp8
     dropout: float = 0.0
     init: Any = Normal()
     dtype: str = 'float32'
-    remat: str = 'none'  # what the backward pass computes again: none, all but dots, full, offload
+    remat: str = 'none'  # what the backward pass computes again: none, all but dots, full, ...
     unroll: int = 1  # layers per iteration of the scan over layers
 
     def __post_init__(self):
@@ -103,6 +105,7 @@ class ModelConfig:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f'ModelConfig: dropout={self.dropout} must be in [0, 1); try 0.1')
         choosing.check(self)
+        matmuls.check(self.matmul)
 
     @property
     def recomputes(self) -> bool:

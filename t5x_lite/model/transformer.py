@@ -72,7 +72,7 @@ class Stack(nnx.Module):
             x_BxLxD, seen = block(x_BxLxD, context, index, layer_key, *rest)
             return x_BxLxD, (seen, x_BxLxD if keep else None)
 
-        if self.config.remat != 'none':
+        if self.config.remat in SAVED:
             layer = jax.checkpoint(layer, policy=SAVED[self.config.remat], prevent_cse=False)
         xs = (self.blocks, jnp.arange(layers), layer_keys, past, memory)
         unroll = min(self.config.unroll, layers)
