@@ -1,6 +1,7 @@
 """Parameters that do not learn: taken out before gradients and optimizer, put back after."""
 # SPDX-License-Identifier: Apache-2.0
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,12 +37,24 @@ def starts(experiment, params: Mapping[str, Any]) -> Choice:
     steps = {step for value in chosen.values() for step in selector.each(value, 1)} - {NEVER}
     if not steps or min(steps) > 0:
         raise ConfigError(f'{owner}: nothing learns at step 0; give a pattern the value True')
+    _check_adapted(experiment, chosen)
     if max(steps) >= experiment.steps:
         raise ConfigError(
             f'{owner}: {max(steps)} is a step of no update, the run has steps={experiment.steps}; '
             'begin earlier, or give False'
         )
     return chosen
+
+
+def _check_adapted(experiment, chosen: Choice) -> None:
+    """ConfigError if what `Experiment.adapt` adds never learns."""
+    added = [value for path, value in chosen.items() if re.search('/adapter/|^prompt/', path)]
+    if experiment.adapt is not None and added and all(rests(v) for v in added):
+        raise ConfigError(
+            f'Experiment: trainable={experiment.trainable!r} lets nothing of adapt='
+            f"{experiment.adapt} learn; begin it with ('/adapter/|^prompt/', True), leave it None, "
+            'or leave adapt out'
+        )
 
 
 def _start(value: bool | int) -> int | None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from jax.tree_util import DictKey, keystr, tree_map_with_path
 
 from t5x_lite import selector
+from t5x_lite.errors import ConfigError
 from t5x_lite.rounded_state import rounded
 from t5x_lite.schedules import Rsqrt, Schedule, is_number, require
 
@@ -57,6 +59,15 @@ class Optimizer:
         return tree_map_with_path(
             lambda path, _: selector.first(rules, keystr(path, simple=True, separator='/')), params
         )
+
+    def check(self, paths: Sequence[str]) -> None:
+        """ConfigError for a pattern of `no_decay`, but the default one, that is found nowhere."""
+        for pattern in self.no_decay if self.no_decay != NO_DECAY else ():
+            if not any(re.search(pattern, path) for path in paths):
+                raise ConfigError(
+                    f'{type(self).__name__}: no_decay: {pattern!r} is found in no parameter; '
+                    f'{selector.near(pattern, paths)}'
+                )
 
 
 def check_clip(optimizer) -> None:

@@ -134,9 +134,9 @@ def evaluate(
 ) -> Iterator[tuple[str, float]]:
     """(name, value) of every held-out loss of a run's checkpoint, on the whole of a split.
 
-    Also of the scores that the run's own PredictEval and DecodeEval give, on that split, and of
-    SearchEval, SimilarityEval and MinimalPairs, on their files. `step` is 'all' for every
-    checkpoint, one after the other; each begins with ('step', its number).
+    Also of the scores of all other evaluators of the run, on that split where they have one, else
+    on their own files. `step` is 'all' for every checkpoint, one after the other; each begins with
+    ('step', its number).
     `mixture` (or 'STREAM=mixture') is read in place of the run's own; `imports` register it.
     """
     import jax
@@ -144,12 +144,7 @@ def evaluate(
     from t5x_lite import config, sharding
     from t5x_lite import step as steps
     from t5x_lite.checkpoint import read_params, saved_steps
-    from t5x_lite.evaluate import LossEval
-    from t5x_lite.evaluation.decoded import DecodeEval
-    from t5x_lite.evaluation.minimal_pairs import MinimalPairs
-    from t5x_lite.evaluation.predict import PredictEval
-    from t5x_lite.evaluation.search import SearchEval
-    from t5x_lite.evaluation.similarity import SimilarityEval
+    from t5x_lite.evaluate import LossEval, Samples
 
     check_trained(folder)
     experiment = config.load(folder / 'experiment.py', overrides).experiment
@@ -159,10 +154,10 @@ def evaluate(
     like = steps.abstract_state(experiment, mesh).params
     evaluators = [LossEval(split=split, baseline=200)]
     for own in experiment.evals.values():
-        if isinstance(own, PredictEval | DecodeEval):
-            evaluators.append(dataclasses.replace(own, split=split))
-        if isinstance(own, SearchEval | SimilarityEval | MinimalPairs):  # of files, not of a split
-            evaluators.append(own)
+        if isinstance(own, LossEval | Samples):  # replaced above; gives no number
+            continue
+        on_split = {'split': split} if hasattr(own, 'split') else {}
+        evaluators.append(dataclasses.replace(own, **on_split))
     opened = [evaluator.open(experiment, mesh) for evaluator in evaluators]
     chosen = saved_steps(folder / 'checkpoints') if step == 'all' else [_number(step)]
     for one in chosen:

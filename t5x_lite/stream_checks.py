@@ -12,6 +12,7 @@ def check(experiment, name: str, stream) -> None:
     """ConfigError if a stream of the experiment cannot be trained with the rest of it."""
     _stacks(experiment, name, stream)
     _types(experiment, name, stream)
+    _labels(name, stream)
     _views(experiment, name, stream)
     _rows(experiment, name, stream)
     _lengths(experiment, name, stream)
@@ -33,6 +34,20 @@ def _types(experiment, name: str, stream) -> None:
             raise ConfigError(
                 f"Stream '{name}': its rows are pairs of sentences, but {what}.types="
                 f'{model.types} cannot tell the first from the second; set {what}.types=2'
+            )
+
+
+def _labels(name: str, stream) -> None:
+    """A head that knows as many labels as the rows have."""
+    converter = stream.objective.converter
+    tags = getattr(converter, 'tags', None)
+    labels = getattr(converter, 'labels', None) if tags is None else len(tags)
+    for term, own in stream.objective.terms.items():
+        known = getattr(own.head, 'labels', labels)
+        if labels is not None and known != labels:
+            raise ConfigError(
+                f"Stream '{name}': term '{term}' has a head of labels={known}, but the objective "
+                f'has {labels}; set both to the same number'
             )
 
 

@@ -56,6 +56,20 @@ def test_a_pattern_with_numbers_trains_the_adapters_of_those_layers():
     assert learned(one) == 2 * (16 * 2 + 2 * 16)
 
 
+def test_a_pattern_of_layers_that_ends_in_an_array_is_refused():
+    """An adapter has no kernel: it would be added and never learn."""
+    pattern = 'blocks/1/attention/query/kernel|blocks/2/attention/value'
+    one = experiment(adapt=Lora(pattern=pattern))
+    with pytest.raises(ConfigError, match="last name, 'kernel', .*end the pattern at the layer"):
+        step.abstract_params(one)
+
+
+def test_adapters_that_never_learn_are_refused():
+    one = experiment(adapt=Lora(), trainable=(('^heads/', True), ('.*', False)))
+    with pytest.raises(ConfigError, match='lets nothing of adapt=Lora.* learn'):
+        learned(one)
+
+
 def test_a_target_that_is_no_linear_layer_is_refused():
     for pattern in ('token_embedding', 'attention_norm'):
         with pytest.raises(ConfigError, match='which is no linear layer'):

@@ -273,6 +273,10 @@ def test_no_decay_is_a_choice():
     params = {'embedding': 0, 'head': {'kernel': 0}, 'body': {'bias': 0, 'head': 0}}
     kept = {'embedding': False, 'head': {'kernel': False}, 'body': {'bias': True, 'head': True}}
     assert optimizer.decayed(params) == kept
+    optimizer.check(['embedding', 'head/kernel', 'body/bias'])
+    with pytest.raises(ConfigError, match=r"no_decay: '\^head/' is found in no parameter; nearest"):
+        optimizer.check(['embedding', 'heads/kernel'])
+    AdamW(learning_rate=1.0).check(['kernel'])  # the default fits models without biases too
 
 
 @pytest.mark.parametrize('norm, share', [(10.0, 0.1), (0.5, 1.0)])

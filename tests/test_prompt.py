@@ -126,6 +126,13 @@ def test_labels_may_be_texts():
         Labels.of(('',), vocabulary)
 
 
+def test_labels_that_no_prompt_or_vocabulary_holds_are_refused():
+    table_VxD = jnp.zeros((6, 2))
+    for labels, length in ((Labels(((1, 6),)), 3), (Labels(((1,), (2,))), 1)):
+        with pytest.raises(ConfigError, match='at most the length=. of the prompt, of ids below'):
+            labels.vectors(table_VxD, length, jax.random.key(0))
+
+
 def test_a_prompt_is_made_of_the_embeddings_that_a_run_begins_with(tmp_path):
     base = fixtures.experiment('mlm', model=ENCODER, seed=7)
     params = step.init_state(base).params
@@ -145,6 +152,7 @@ def test_rows_that_a_prompt_cannot_stand_before_are_refused():
         fixtures.experiment('clm', model=DECODER, adapt=Prompt(length=3))
     short = ENCODER | dict(positions=Learned(18))
     with pytest.raises(ConfigError, match=r"length=3 with the 16 tokens of stream 'mlm'.*length=2"):
-        fixtures.experiment('mlm', model=short, adapt=Prompt(length=3))
+        fixtures.experiment('mlm', model=short, adapt=Prompt(length=3), batch_size=2)
+    fixtures.experiment('mlm', model=short, adapt=Prompt(length=2), batch_size=64)
     with pytest.raises(ConfigError, match='does not run through the decoder'):
         fixtures.experiment('mlm', model=SMALL, adapt=Prompt(length=3))

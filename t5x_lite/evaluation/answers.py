@@ -20,21 +20,22 @@ def normalised(answer: str) -> str:
 
 
 def exact_match(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
-    """The share of questions whose answer is one of the right ones."""
+    """The share of questions whose answer is one of the right ones, or '' where none is."""
     return _mean(_same, predictions, targets)
 
 
 def answer_f1(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
     """The mean over questions of the best F1 of words with a right answer.
 
-    Where no answer is right ('' is), one must be silent (SQuAD 2.0: Rajpurkar et al. 2018).
+    Where no answer is right (none is given, or ''), one must be silent (SQuAD 2.0: Rajpurkar et
+    al. 2018).
     """
     return _mean(_f1, predictions, targets)
 
 
 def _mean(score: Callable[[str, str], float], predictions, targets) -> float:
     best = [
-        max(score(normalised(found), normalised(true)) for true in answers)
+        max(score(normalised(found), normalised(true)) for true in answers or ('',))
         for found, answers in zip(predictions, targets, strict=True)
     ]
     return sum(best) / max(len(best), 1)

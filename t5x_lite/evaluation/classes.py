@@ -69,7 +69,12 @@ def pearson(predictions, targets) -> float:
 
 
 def spearman(predictions, targets) -> float:
-    """Spearman's correlation: Pearson's of ranks, in which equal numbers share their mean rank."""
+    """Spearman's correlation: Pearson's of ranks, in which equal numbers share their mean rank.
+
+    nan if a number is.
+    """
+    if np.isnan(predictions).any() or np.isnan(targets).any():
+        return float('nan')
     return pearson(_ranks(predictions), _ranks(targets))
 
 

@@ -34,6 +34,8 @@ def add(commands, folder: Callable, whole: Callable) -> None:
     )
     _add_decoding(command, whole)
     _add_score(command)
+    group = command.add_argument_group('classify')
+    group.add_argument('--stream', metavar='NAME', help='of a run with several that predict')
     _add_fill(command, whole)
     _add_embed(command, whole)
     command.set_defaults(command='infer')
@@ -74,7 +76,8 @@ def _add_score(command: argparse.ArgumentParser) -> None:
 
 
 def _add_fill(command: argparse.ArgumentParser, whole: Callable) -> None:
-    group = command.add_argument_group('fill')
+    group = command.add_argument_group('fill, and score by a masked LM')
+    group.add_argument('--head', metavar='NAME', help='of a model with several masked LM heads')
     group.add_argument('--top', type=whole, default=5, metavar='K', help='tokens a mask')
 
 

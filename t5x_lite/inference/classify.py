@@ -28,6 +28,9 @@ class Classify:
         name = opened.stream(self.stream, lambda o: _term(o) is not None, 'classifier')
         return name, opened.experiment.streams[name]
 
+    def check(self, opened) -> None:
+        self._stream(opened)
+
     def prepare(self, opened, example) -> Mapping[str, np.ndarray]:
         """The example's rows: one, or of a long text several."""
         name, stream = self._stream(opened)
@@ -67,14 +70,16 @@ def _features(converter, vocabulary, example) -> dict[str, Any]:
     """The ids of what an objective reads; labels, which nobody knows yet, are 0."""
     label = getattr(converter, 'label', 'label')
     texts = [n for n in converter.features if n not in (label, 'tags', 'words', 'answers')]
-    if not isinstance(example, Mapping) and len(texts) == 1:
-        example = {texts[0]: text_of(example)}
     if 'words' in converter.features:
         from t5x_lite.data import tagged_task
 
         words = _given(example, 'words', list)
+        if not all(isinstance(word, str) for word in words):
+            raise ConfigError(f"'words' must be a list of strings: {words!r:.80}")
         pieces, numbers = tagged_task.pieces([w.encode() for w in words], vocabulary)
         return {'inputs': pieces, 'words': numbers, 'tags': np.zeros(len(words), np.int32)}
+    if not isinstance(example, Mapping) and len(texts) == 1:
+        example = {texts[0]: text_of(example)}
     ids = {
         name: np.array(vocabulary.encode(_given(example, name, str)), np.int32) for name in texts
     }

@@ -64,9 +64,11 @@ def _embed(options) -> Verb:
 
 VERBS = {
     'generate': _generate,
-    'score': lambda options: Score(eos=not options.no_eos, within_word=options.within_word),
-    'classify': lambda options: Classify(),
-    'fill': lambda options: Fill(top=options.top),
+    'score': lambda options: Score(
+        eos=not options.no_eos, within_word=options.within_word, head=options.head
+    ),
+    'classify': lambda options: Classify(stream=options.stream),
+    'fill': lambda options: Fill(top=options.top, head=options.head),
     'embed': _embed,
 }
 

@@ -35,6 +35,9 @@ class Embed:
         if self.side not in (0, 1):
             raise ConfigError(f'embed: side={self.side!r} must be 0 (queries) or 1 (keys)')
 
+    def check(self, opened) -> None:
+        """Every model has states to pool."""
+
     def prepare(self, opened, example) -> list[int]:
         ids = opened.ids(text_of(example))
         if not ids:
@@ -56,8 +59,7 @@ class Embed:
         """The vectors [n, D], float32."""
         pool = POOLS[self.pool] if self.pool else None
         way = vectors.way_of(opened.model, _objective(opened), pool)
-        longest = opened.model.positions.max_length
-        rows = vectors.arrays(prepared, len(prepared), way.stack, longest)
+        rows = vectors.arrays(prepared, len(prepared), way.stack, opened.most)
         return opened.compute(_embedded, rows, way=way, side=self.side)['vectors']
 
     def run(self, opened, prepared, numbers) -> list[dict]:

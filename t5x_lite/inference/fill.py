@@ -32,12 +32,14 @@ class Fill:
         if type(self.top) is not int or self.top < 1:
             raise ConfigError(f'fill: top={self.top!r} must be an integer of 1 or more')
 
-    def prepare(self, opened, example) -> list[int]:
+    def check(self, opened) -> None:
         if not opened.model.encoder_layers or self._head(opened) is None:
             heads = ', '.join(opened.heads) or 'none'
             raise ConfigError(f'fill: {opened.run} has no masked LM head; its heads: {heads}')
         if opened.info.mask is None:
             raise ConfigError(f'fill: the vocabulary of {opened.run} has no {MASK}')
+
+    def prepare(self, opened, example) -> list[int]:
         ids = _with_masks(text_of(example), opened)
         if opened.info.mask not in ids:
             raise ConfigError(f'the text has no {MASK}: {text_of(example)!r:.60}; write it in')

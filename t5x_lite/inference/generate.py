@@ -36,9 +36,17 @@ class Generate:
         if self.stops and isinstance(self.how, Beam):
             raise ConfigError(f'generate: stops={self.stops} are not known to Beam; use Sampling')
 
-    def prepare(self, opened, example) -> list[int]:
+    def check(self, opened) -> None:
         if not opened.model.decoder_layers:
             raise ConfigError(f'generate: {opened.run} has no decoder; see fill, embed, classify')
+        most = opened.model.positions.max_length
+        if opened.model.encoder_layers and most is not None and self.length > most:
+            raise ConfigError(
+                f'generate: length={self.length} must be at most the {most} positions of the '
+                f'decoder; try length={most}'
+            )
+
+    def prepare(self, opened, example) -> list[int]:
         if opened.model.encoder_layers:
             return opened.framed(text_of(example))
         row = [opened.start, *opened.ids(text_of(example))]

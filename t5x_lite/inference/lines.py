@@ -43,9 +43,11 @@ def infer(
     as it is, so that the same call goes on after a kill.
 
     Raises:
-      ConfigError: files that cannot be read or written, a folder that belongs to other work.
+      ConfigError: what the run cannot do, files that cannot be read or written, a folder that
+        belongs to other work.
       RunError: lines that could not be used; all others are done.
     """
+    verb.check(opened)
     lines = _claim(opened, verb, source, target, part_size)
     parts = -(-lines // part_size)
     names = [target / f'part-{i:05}-of-{parts:05}.jsonl' for i in range(parts)]
@@ -86,9 +88,9 @@ def _claim(opened, verb: Verb, source: Path, target: Path, part_size: int) -> in
     file = target / RECORD
     try:
         target.mkdir(parents=True, exist_ok=True)
-        if file.exists():
+        if any(target.glob('part-*.jsonl')) and file.exists():
             _check_same(target, json.loads(file.read_text(encoding='utf-8')), record)
-        elif any(not name.name.startswith('.') for name in target.iterdir()):
+        elif any(not name.name.startswith('.') for name in target.iterdir() if name != file):
             raise ConfigError(f'--output {target}: holds other files; name a new folder')
         _write(file, (json.dumps(record, indent=2) + '\n').encode())
     except OSError as error:
@@ -130,7 +132,7 @@ def _part(opened, verb: Verb, part, first: int) -> list[dict]:
         try:
             example = json.loads(line)
             ready.append((told, verb.prepare(opened, example)))
-        except ValueError as error:  # no JSON or UTF-8; ConfigError is one, too
+        except (ValueError, RecursionError) as error:  # no JSON or UTF-8; ConfigError is one, too
             told['error'] = str(error)
         if isinstance(example, dict) and 'id' in example:
             told['id'] = example['id']

@@ -39,6 +39,7 @@ class Opened:
         self._rules = sharding.RULES if self.experiment is None else self.experiment.rules
         self._batch_size = batch_size
         abstract = exchange.abstract_model(own)
+        self._prompt = 0 if abstract.prompt is None else abstract.prompt.embedding.shape[0]
         self._graph = nnx.graphdef(abstract)
         where = sharding.shardings(abstract, self.mesh, self._rules)
         place = lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to)
@@ -116,15 +117,21 @@ class Opened:
         streams = {} if self.experiment is None else self.experiment.streams
         specs = (stream.spec().items() for stream in streams.values())
         rows = [shape[-1] for spec in specs for name, (shape, _) in spec if name.endswith(_TOKENS)]
-        return self.model.positions.max_length or max(rows, default=None)
+        return self.most or max(rows, default=None)
+
+    @property
+    def most(self) -> int | None:
+        """The positions that a text may take: all but those of a learned prompt; None: any."""
+        every = self.model.positions.max_length
+        return None if every is None else every - self._prompt
 
     def check_length(self, length: int) -> None:
-        """ConfigError unless the model has that many positions."""
-        most = self.model.positions.max_length
-        if most is not None and length > most:
+        """ConfigError unless the model has that many positions for a text."""
+        if self.most is not None and length > self.most:
+            prompt = f' beside the {self._prompt} of its prompt' if self._prompt else ''
             raise ConfigError(
-                f'the text takes {length} positions, the model has {most}; shorten it (or its '
-                'continuation), or cut it by max_length'
+                f'the text takes {length} positions, the model has {self.most}{prompt}; shorten it '
+                '(or its continuation), or cut it by max_length'
             )
 
     @property
@@ -139,7 +146,7 @@ class Opened:
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and segments [n, L] of rows of ids; L a power of two, or all positions."""
-        return batches.padded(rows, self.model.positions.max_length)
+        return batches.padded(rows, self.most)
 
     # -- choices ----------------------------------------------------------------------------------
 

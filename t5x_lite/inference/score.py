@@ -8,7 +8,7 @@ from t5x_lite.errors import ConfigError
 from t5x_lite.evaluation import likelihood
 from t5x_lite.evaluation.likelihood import Text
 from t5x_lite.inference.generate import sees_both_ways
-from t5x_lite.inference.verbs import text_of
+from t5x_lite.inference.verbs import string, text_of
 from t5x_lite.model.heads import MaskedLMHead
 
 
@@ -26,34 +26,39 @@ class Score:
     within_word: bool = False
     head: str | None = None
 
+    def check(self, opened) -> None:
+        if opened.model.decoder_layers:
+            if self.within_word:
+                raise ConfigError(
+                    f'score: within_word is for masked LMs; {opened.run} has a decoder'
+                )
+        elif self._head(opened) is None or opened.info.mask is None:
+            raise ConfigError(
+                f'score: {opened.run} has no decoder and no masked LM head with a [MASK]; its '
+                f'heads: {", ".join(opened.heads) or "none"}'
+            )
+
     def prepare(self, opened, example) -> Text:
         if not opened.model.decoder_layers:
             return self._framed(opened, example)
-        if self.within_word:
-            raise ConfigError(f'score: within_word is for masked LMs; {opened.run} has a decoder')
         paired = isinstance(example, Mapping) and 'targets' in example
         if opened.model.encoder_layers and not (paired and 'inputs' in example):
             raise ConfigError("score: an encoder-decoder needs 'inputs' and 'targets'")
-        targets = opened.ids(example['targets'] if paired else text_of(example))
+        targets = opened.ids(string(example, 'targets') if paired else text_of(example))
         if self.eos and opened.info.eos is not None:
             targets = [*targets, opened.info.eos]
         if not targets:
             raise ConfigError('the text is empty; give it a word')
         inputs, given = [], [opened.start]
         if opened.model.encoder_layers:
-            inputs = opened.framed(example['inputs'])
+            inputs = opened.framed(string(example, 'inputs'))
         elif paired and 'inputs' in example:
-            given = [*given, *opened.ids(example['inputs'])]
+            given = [*given, *opened.ids(string(example, 'inputs'))]
         opened.check_length(len(given) + len(targets) - 1)
         return Text(targets, given, inputs=inputs)
 
     def _framed(self, opened, example) -> Text:
         """A text for a masked LM."""
-        if self._head(opened) is None or opened.info.mask is None:
-            raise ConfigError(
-                f'score: {opened.run} has no decoder and no masked LM head with a [MASK]; its '
-                f'heads: {", ".join(opened.heads) or "none"}'
-            )
         if isinstance(example, Mapping) and 'targets' in example:
             raise ConfigError("score: an encoder scores a 'text'; 'targets' are for decoders")
         ids, (front, end) = opened.ids(text_of(example)), opened.marks

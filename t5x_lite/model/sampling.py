@@ -59,7 +59,7 @@ class Sampling:
         if self.top_k is not None:
             least_Bx1 = jax.lax.top_k(logits_BxV, min(self.top_k, logits_BxV.shape[-1]))[0][:, -1:]
             logits_BxV = jnp.where(logits_BxV < least_Bx1, HIDDEN, logits_BxV)
-        if self.top_p is not None:
+        if self.top_p is not None and self.top_p < 1:
             logits_BxV = jnp.where(_nucleus(logits_BxV, self.top_p), logits_BxV, HIDDEN)
         return logits_BxV
 

@@ -122,8 +122,23 @@ class Lora:
         """Paths of the modules that the pattern is found in, of a model's {array: shape}."""
         rules = ((self.pattern, True), ('', False))
         chosen = selector.choose(rules, shapes, 'Lora: pattern')
-        found = (path for path, value in chosen.items() if value is not False)
+        found = [path for path, value in chosen.items() if value is not False]
+        for path in found if self._in_part() else ():
+            self._check_ends_at_layer(path, shapes[path])
         return sorted({path.rpartition('/')[0] for path in found})
+
+    def _check_ends_at_layer(self, path: str, shape) -> None:
+        """`trainable` searches the pattern in the paths of adapters, which have no kernel."""
+        module, _, array = path.rpartition('/')
+        for own in selector.layers(path, shape):
+            if re.search(self.pattern, own) and not re.search(
+                self.pattern, own.removesuffix(array)
+            ):
+                raise ConfigError(
+                    f'Lora: pattern={self.pattern!r} is found in {own} by its last name, '
+                    f"'{array}', which the adapter of {module} has not; end the pattern at the "
+                    "layer's name"
+                )
 
 
 def _module(model, keys):

@@ -69,7 +69,13 @@ class Labels:
     def vectors(self, table_VxD, length: int, key):
         import jax.numpy as jnp
 
-        means = [table_VxD[jnp.array(label)].mean(0) for label in self.ids[:length]]
+        known = table_VxD.shape[0]
+        if len(self.ids) > length or max(map(max, self.ids)) >= known:
+            raise ConfigError(
+                f'Labels: {len(self.ids)} labels of ids up to {max(map(max, self.ids))} must be at '
+                f'most the length={length} of the prompt, of ids below the vocabulary of {known}'
+            )
+        means = [table_VxD[jnp.array(label)].mean(0) for label in self.ids]
         drawn_PxD = Frequent().vectors(table_VxD, length, key)
         return jnp.concatenate([jnp.stack(means), drawn_PxD])[:length]
 
@@ -103,7 +109,7 @@ class Prompt:
                 rule = 'it does not run through the decoder; use a model without one'
             if rule:
                 raise ConfigError(f"Prompt: stream '{name}': {rule}")
-            (longest, *_), _ = stream.spec()[f'{side}_input_tokens']
+            (_, longest), _ = stream.spec()[f'{side}_input_tokens']
             most = model.positions.max_length
             if most is not None and self.length + longest > most:
                 raise ConfigError(

@@ -9,6 +9,7 @@ import jax
 
 from t5x_lite import frozen, selector, sharding, sharding_table, step
 from t5x_lite.model import choosing
+from t5x_lite.optim import Optimizer
 
 SHOWN = 8  # kinds of parameters in a message
 
@@ -32,12 +33,14 @@ def attention(experiment, devices: int) -> str:
 
 
 def learned(experiment) -> Iterator[str]:
-    """One line for all that learns, and one for each kind of it; none if everything does.
+    """One line for all that learns, and one for each kind of it where that is not everything.
 
     Bytes of the optimizer's state are those of all devices together.
     """
     params = step.abstract_params(experiment)
     starts = frozen.starts(experiment, params)
+    if isinstance(experiment.optimizer, Optimizer):
+        experiment.optimizer.check(list(frozen.flat(params)))
     counts, waiting, total = Counter(), Counter(), 0
     for path, x in frozen.flat(params).items():
         total += x.size
@@ -46,8 +49,6 @@ def learned(experiment) -> Iterator[str]:
             counts[_kind(path)] += x.size // len(values)
             waiting[value] += x.size // len(values)
     learning = counts.total()
-    if learning == total and len(waiting) == 1:
-        return
     state = jax.eval_shape(lambda: step.init_state(experiment)).opt_state
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     share = learning / total
@@ -55,6 +56,8 @@ def learned(experiment) -> Iterator[str]:
         f'trained: {learning:,} of {total:,} parameters ({share:.2%}); '
         f'optimizer state {held / 2**20:,.1f} MiB'
     )
+    if learning == total and len(waiting) == 1:
+        return
     for kind, count in counts.most_common(SHOWN):
         yield f'  {kind}: {count:,}'
     if len(counts) > SHOWN:

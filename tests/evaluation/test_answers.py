@@ -25,4 +25,5 @@ def test_words_that_repeat_count_as_often_as_both_have_them():
 
 
 def test_a_question_without_an_answer_asks_for_silence():
+    assert exact_match(['', 'x'], [[], []]) == answer_f1(['', 'x'], [[], []]) == 0.5
     assert exact_match(['', 'x'], [[''], ['']]) == answer_f1(['', 'x'], [[''], ['']]) == 0.5

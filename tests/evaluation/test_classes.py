@@ -54,6 +54,7 @@ def test_correlations_on_literals():
     assert pearson([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
     assert spearman([1, 10, 100], [3, 5, 6]) == pytest.approx(1.0)
     # ranks 1.5 1.5 3 against 1 2 3
+    assert math.isnan(spearman([math.nan, 1, 2], [1, 2, 3]))
     assert spearman([7, 7, 9], [1, 2, 3]) == pytest.approx(math.sqrt(3) / 2)
 
 

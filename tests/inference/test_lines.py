@@ -1,22 +1,31 @@
 """Inference over a file: no line lost or twice, whatever kills it; bad lines are told apart."""
 # SPDX-License-Identifier: Apache-2.0
 
+import dataclasses
 import json
 import random
 import signal
 import subprocess
 import sys
 import time
+import types
 
+import jax
 import pytest
 import trained
 
 from t5x_lite import main
 from t5x_lite.errors import ConfigError, RunError
+from t5x_lite.evaluate import Samples
+from t5x_lite.inference.classify import Classify
 from t5x_lite.inference.lines import RECORD, Shard, infer
 from t5x_lite.inference.opened import Opened
 from t5x_lite.inference.score import Score
 from t5x_lite.objectives.causal_lm import causal_lm
+from t5x_lite.objectives.contrastive import simcse
+from t5x_lite.objectives.similarity import pool_mean
+from t5x_lite.retrieval import EmbedEval
+from t5x_lite.run import evaluate
 from t5x_lite.sharding import MeshShape
 
 COUNT = 23
@@ -127,6 +136,28 @@ def test_bad_lines_are_numbered_and_the_rest_goes_on(opened, source, tmp_path):
     assert len(found) == COUNT and all('log_prob' in one for one in found if 'error' not in one)
 
 
+def test_what_is_json_but_no_text_is_numbered_too(opened, source, tmp_path):
+    bad = ['{"text": 5}', '{"text": ["x"]}', '{"text": null}', '[' * 100_000, '["x"]']
+    source.write_text('\n'.join(['"good"', *bad, '"good"']))
+    with pytest.raises(RunError, match="could not be used: 5; the first is line 2: 'text' must be"):
+        infer(opened, Score(), source, tmp_path / 'out')
+    found = told(tmp_path / 'out')
+    assert ['error' in one for one in found] == [False, *[True] * 5, False]
+
+
+def test_what_the_run_cannot_do_is_said_before_anything_is_written(opened, source, tmp_path):
+    with pytest.raises(ConfigError, match='has no classifier'):
+        infer(opened, Classify(), source, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_without_a_part_may_be_used_for_a_mended_file(opened, source, tmp_path):
+    infer(opened, Score(), source, tmp_path / 'out', shard=Shard(1, 2))  # the only part is not mine
+    source.write_text('"mended"')
+    infer(opened, Score(), source, tmp_path / 'out')
+    assert len(told(tmp_path / 'out')) == 1
+
+
 def test_a_folder_of_other_work_is_left_alone(opened, source, tmp_path):
     infer(opened, Score(), source, tmp_path / 'out')
     with pytest.raises(ConfigError, match=r'how Score\(eos=True, .*, not Score\(eos=False, '):
@@ -184,3 +215,32 @@ def test_eval_of_every_step_and_of_another_mixture(run, capsys):
         with pytest.raises(SystemExit):
             main.main(['eval', str(run), *argument])
         assert words in capsys.readouterr().err
+
+
+def test_eval_runs_every_evaluator_that_gives_numbers(tmp_path):
+    text = 'One two three four five. Six seven eight nine ten. '
+    trained.register('neighbours_for_lines', trained.texts('targets'), {'targets': [text * 4] * 3})
+    evals = {
+        'embed': EmbedEval(stream='s', pairs=8, length=16, pool=pool_mean),
+        'own': Counting(),
+        'samples': Samples(),
+    }
+    made = trained.experiment(simcse(), dict(targets=16), 'neighbours_for_lines', evals=evals)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('t5x_lite.config.load', lambda *_: types.SimpleNamespace(experiment=made))
+        folder, _ = trained.folder(tmp_path / 'run', made)
+        found = dict(evaluate(folder, step=None, split='validation'))
+    assert {'s/recall_at_1', 's/uniformity', 'own'} < set(found) and found['own'] > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting:
+    """An evaluator of a user's own: how many parameters there are."""
+
+    every: int = 1
+
+    def check(self, experiment) -> None:
+        pass
+
+    def open(self, experiment, mesh):
+        return lambda params: [('own', sum(x.size for x in jax.tree.leaves(params)))]

@@ -13,6 +13,7 @@ from t5x_lite import step
 from t5x_lite.data.vocabularies import bundled, describe
 from t5x_lite.errors import ConfigError
 from t5x_lite.inference.session import Session
+from t5x_lite.model.positions import Learned
 from t5x_lite.model.sampling import Beam, Sampling
 from t5x_lite.objectives.causal_lm import causal_lm
 from t5x_lite.objectives.classification import classification, regression
@@ -25,6 +26,7 @@ from t5x_lite.objectives.span_qa import span_qa
 from t5x_lite.objectives.supervised import lm, seq2seq
 from t5x_lite.objectives.tagging import tagging
 from t5x_lite.sharding import MeshShape
+from t5x_lite.tuning.prompt import Prompt
 
 TEXTS = ['It was a dark and stormy night.', 'Hello', 'The king of France, who was old,']
 ENCODER = dict(targets=32)
@@ -231,6 +233,9 @@ def test_classes_numbers_choices_tags_and_answers_are_predicted(opened):
         ('mlm', 'generate', 'x', 'has no decoder; see fill'),
         ('clm', 'fill', 'x [MASK]', 'has no masked LM head; its heads: none'),
         ('mlm', 'fill', 'x', r'example 1: the text has no \[MASK\]'),
+        ('tags', 'classify', {'words': ['x', 1]}, "'words' must be a list of strings"),
+        ('tags', 'classify', [1, 2], "must have 'words', a list of strings"),
+        ('seq2seq', 'generate', {'inputs': ['x']}, "'inputs' must be a string"),
         ('mlm', 'classify', 'x', 'has no classifier; its streams: s, its heads: mlm'),
         ('pair', 'classify', 'x', "example 1: must have 'premise', a string"),
         ('tags', 'classify', {'words': 'x'}, "must have 'words', a list of strings"),
@@ -242,7 +247,7 @@ def test_classes_numbers_choices_tags_and_answers_are_predicted(opened):
             r'no decoder and no masked LM head with a \[MASK\]; its heads: simc',
         ),
         ('mlm', 'score', {'inputs': 'x', 'targets': 'y'}, "'targets' are for decoders"),
-        ('clm', 'score', {'text': 5}, 'a text must be a string, not 5'),
+        ('clm', 'score', {'text': 5}, "'text' must be a string, not 5"),
         ('seq2seq', 'score', 'x', "needs 'inputs' and 'targets'"),
         ('mlm', 'embed', '', 'the text is empty'),
     ],
@@ -263,3 +268,26 @@ def test_a_text_alone_or_a_setting_that_makes_no_sense_is_refused(opened):
     with pytest.raises(ConfigError, match="pool='men' is unknown; nearest: mean"):
         session.embed(['x'], pool='men')
     assert session.generate([]) == []
+
+
+@pytest.mark.parametrize('name, adapt', [('clm', Prompt(length=30)), ('seq2seq', None)])
+def test_no_text_takes_more_positions_than_the_model_has(name, adapt, tmp_path):
+    objective, lengths = RUNS[name]
+    trained.register('texts_of_positions', trained.texts('inputs', 'targets'), {'targets': ['x']})
+    lengths = {feature: 8 for feature in lengths}
+    model = dict(positions=Learned(64), dropout=0.0)
+    made = trained.experiment(objective, lengths, 'texts_of_positions', model, adapt=adapt)
+    session = Session(trained.folder(tmp_path / 'run', made)[0])
+    text = 'It was a dark'
+    if adapt:  # 34 are left
+        with pytest.raises(ConfigError, match='the model has 34 beside the 30 of its prompt'):
+            session.generate([text], length=34)
+        with pytest.raises(ConfigError, match='the model has 34 beside the 30 of its prompt'):
+            session.embed(['word ' * 50])
+        (vector,) = session.embed(['word ' * 20])
+        assert np.isfinite(vector['embedding']).all()
+    else:
+        with pytest.raises(ConfigError, match='length=65 must be at most the 64 positions'):
+            session.generate([text], length=65)
+    (found,) = session.generate([text], length=28)
+    assert np.isfinite(found['score']) and np.isfinite(found['log_probs']).all()

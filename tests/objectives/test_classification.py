@@ -95,6 +95,13 @@ def test_heads_are_those_of_published_files():
         ),
         (
             lambda: labelled.experiment(
+                dataclasses.replace(classification(labels=3), terms=classification(labels=2).terms),
+                {'inputs': 8},
+            ),
+            ["term 'classifier' has a head of labels=2, but the objective has 3"],
+        ),
+        (
+            lambda: labelled.experiment(
                 classification(labels=2, **PAIRS), {'inputs': 8}, model=dict(types=0)
             ),
             ['types', 'set model.types=2'],
