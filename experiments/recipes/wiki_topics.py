@@ -1,8 +1,14 @@
 """Topics of Wikipedia's leads, 11 classes: a masked LM of `mlm_mini.py`, fine-tuned.
 
-t5x-lite train experiments/recipes/mlm_mini.py --run runs/mlm
-t5x-lite train experiments/recipes/wiki_topics.py --run runs/wiki_topics
-t5x-lite eval runs/wiki_topics --split test
+    t5x-lite train experiments/recipes/mlm_mini.py --run runs/mlm
+    t5x-lite train experiments/recipes/wiki_topics.py --run runs/wiki_topics
+    t5x-lite eval runs/wiki_topics --split test
+
+On 2 CPU cores 6 minutes beside other work. After the last step 0.758 of the 400 texts of the test
+split are right (one seed; naive Bayes on words and pairs of words: 0.750, a logistic regression on
+the masked LM's mean states: 0.635). From scratch, by the same settings, 0.770: masked LM on 1.3 M
+words of novels and speeches adds nothing to 1,900 labelled leads of an encyclopedia. Published
+weights do: 0.928 from a sentence encoder (`benchmarks/minilm/wiki_topics.py`).
 """
 # SPDX-License-Identifier: Apache-2.0
 
