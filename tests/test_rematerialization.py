@@ -1,6 +1,6 @@
 """No shipped step draws the warning of an involuntary full rematerialization: arrays made whole."""
 # SPDX-License-Identifier: Apache-2.0
-# XLA writes it as a warning to its log, whose level is read once: each step is compiled by a process
+# XLA writes it to its log, whose level is read once: each step is compiled by a process
 # of its own, which this file is too.
 
 import dataclasses
