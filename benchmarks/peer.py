@@ -1,18 +1,26 @@
 """The same train step in PyTorch: transformers' BERT, GPT-2 and T5 built from our ModelConfig."""
 # SPDX-License-Identifier: Apache-2.0
 
+import importlib
 import importlib.util
 
 import jax
 import numpy as np
 
+from benchmarks import record
 from t5x_lite.errors import ConfigError
 from t5x_lite.experiment import Experiment
 from t5x_lite.model.activations import gelu, gelu_tanh, relu
 from t5x_lite.model.config import ModelConfig
 from t5x_lite.model.positions import Learned, Relative
+from t5x_lite.optim import AdamW
+from t5x_lite.step import abstract_params
 
 # 'gelu_pytorch_tanh' is the fused form of the 'gelu_new' that GPT-2 and T5 1.1 name.
+COMPILERS = {  # of a function, by the name of the contestant
+    'eager': lambda function: function,
+    'compiled': lambda function: importlib.import_module('torch').compile(function),
+}
 ACTIVATIONS = {gelu: 'gelu', gelu_tanh: 'gelu_pytorch_tanh', relu: 'relu'}
 
 
@@ -29,6 +37,10 @@ def check(experiment: Experiment) -> None:
     if not any(name.endswith('_loss_weights') for name in stream.spec()):
         raise ConfigError(
             '--peer transformers: its models have no contrastive loss; use --objective mlm'
+        )
+    if type(experiment.optimizer) is not AdamW or experiment.optimizer.clip is not None:
+        raise ConfigError(
+            '--peer transformers: its step has AdamW without a clip; use --optimizer adamw'
         )
     if jax.device_count() != 1 or jax.default_backend() not in ('cpu', 'gpu'):
         raise ConfigError(
@@ -133,16 +145,17 @@ def _t5(config: ModelConfig):
 class TransformersStep:
     """A train step of transformers' model: forward, loss at our positions, backward, AdamW.
 
-    Eager PyTorch with its fused AdamW and default attention; float32, or autocast to bfloat16 where
-    the experiment says so. It gets no padding mask: the batch has none.
+    PyTorch with its fused AdamW and default attention; float32, or autocast to bfloat16 where the
+    experiment says so. It gets no padding mask: the batch has none.
 
     Args:
-      experiment: one stream, with AdamW as the optimizer.
+      experiment: one stream, with AdamW as the optimizer; ConfigError if the peer's model has not
+        exactly as many parameters.
       batch: the stream's arrays.
-      parameters: how many our model has; ConfigError if the peer differs by more than a vector.
+      compiler: one of COMPILERS, of forward pass and loss.
     """
 
-    def __init__(self, experiment: Experiment, batch: dict[str, np.ndarray], parameters: int):
+    def __init__(self, experiment: Experiment, batch: dict[str, np.ndarray], compiler):
         import torch
 
         config, optimizer = experiment.model, experiment.optimizer
@@ -155,7 +168,8 @@ class TransformersStep:
         torch.manual_seed(experiment.seed)
         self.model = _family(config)(config).to(self.device).train()
         self.parameters = sum(p.numel() for p in self.model.parameters())
-        if abs(self.parameters - parameters) > config.embed:
+        parameters = sum(p.size for p in jax.tree.leaves(abstract_params(experiment)))
+        if self.parameters != parameters:
             raise ConfigError(
                 f'--peer transformers: its model has {self.parameters} parameters, ours '
                 f'{parameters}; leave out what {type(self.model).__name__} does not know'
@@ -171,6 +185,7 @@ class TransformersStep:
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
+        self.loss = compiler(self._loss)
         self._place(batch)
 
     def _place(self, batch) -> None:
@@ -183,15 +198,17 @@ class TransformersStep:
         scored_BxL = batch[f'{sides[-1]}_loss_weights'] > 0
         self.labels = on_device(np.where(scored_BxL, batch[f'{sides[-1]}_target_tokens'], -100))
 
-    def dispatch(self) -> None:
-        """One update; on a GPU it may still run when this returns."""
+    def _loss(self):
         from torch.nn.functional import cross_entropy
 
-        self.optimizer.zero_grad()
         with self.autocast:
             logits = self.model(**self.inputs).logits
-        loss = cross_entropy(logits.flatten(0, 1).float(), self.labels.flatten())
-        loss.backward()
+        return cross_entropy(logits.flatten(0, 1).float(), self.labels.flatten())
+
+    def dispatch(self) -> None:
+        """One update; on a GPU it may still run when this returns."""
+        self.optimizer.zero_grad()
+        self.loss().backward()
         self.optimizer.step()
 
     def wait(self) -> None:
@@ -200,6 +217,14 @@ class TransformersStep:
             import torch
 
             torch.cuda.synchronize()
+
+    def peak_memory(self) -> dict:
+        """Bytes so far, and what they are."""
+        if self.device == 'cpu':
+            return {'memory_bytes': record.peak_rss(), 'memory_is': 'RSS, with compilation'}
+        import torch
+
+        return {'memory_bytes': torch.cuda.max_memory_allocated(), 'memory_is': 'of device 0'}
 
     def describe(self) -> dict:
         """What the record says of it."""

@@ -3,10 +3,12 @@
 
 import statistics
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks import record
 from t5x_lite import sharding, step
 from t5x_lite.experiment import Experiment
 
@@ -27,11 +29,19 @@ class TrainStep:
 
     def dispatch(self) -> None:
         """One update; it still runs when this returns."""
-        self.state, _ = self.compiled(self.state, self.batches)
+        self.update()
+
+    def update(self):
+        """One update and its metrics, {name: Mean}."""
+        self.state, means = self.compiled(self.state, self.batches)
+        return means
 
     def wait(self) -> None:
         """Returns when all updates are done."""
         jax.block_until_ready(self.state)
+
+    def peak_memory(self) -> dict:
+        return record.peak_memory()
 
     def host_ms(self, calls: int = 20) -> float:
         """Milliseconds until a call returns while the device has nothing else to do; the median."""
@@ -66,16 +76,34 @@ class Matmul:
         self.x.block_until_ready()
 
 
-def alternate(contestants: dict, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds per step of each contestant in each round; in a round they run one after another."""
-    seconds = {name: [] for name in contestants}
+class Took(NamedTuple):
+    """Seconds per step: by the clock, and of all this process's threads together."""
+
+    wall: float
+    cpu: float
+
+
+def alternate(contestants: dict, rounds: int, steps: int) -> dict[str, list[Took]]:
+    """What each contestant took in each round; in a round they run one after another."""
+    took = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, contestant in contestants.items():
             contestant.dispatch()  # not timed: caches and clocks are another contestant's
             contestant.wait()
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             for _ in range(steps):
                 contestant.dispatch()
             contestant.wait()
-            seconds[name].append((time.perf_counter() - began) / steps)
-    return seconds
+            spent = time.perf_counter() - wall, time.process_time() - cpu
+            took[name].append(Took(*(seconds / steps for seconds in spent)))
+    return took
+
+
+def summary(rounds: list[Took]) -> dict:
+    """Medians over the rounds, and each round's own."""
+    wall, cpu = zip(*rounds, strict=True)
+    return {
+        'step_ms': 1e3 * statistics.median(wall),
+        'round_ms': [1e3 * s for s in wall],
+        'cpu_seconds': statistics.median(cpu),
+    }

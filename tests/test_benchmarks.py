@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import data, step
+from benchmarks import data, random_tokens, step
 from t5x_lite.experiment import Stream
 from t5x_lite.objectives.mlm import mlm
 
@@ -34,26 +34,26 @@ def test_the_step_benchmark_runs(tmp_path, capsys):
     assert record['versions']['jax'] == jax.__version__
 
 
-@pytest.mark.parametrize('preset', step.PRESETS)
+@pytest.mark.parametrize('preset', random_tokens.PRESETS)
 def test_every_preset_has_its_objective_and_batch(preset):
-    run = step.make_experiment(step.parse(['--preset', preset]))
+    run = random_tokens.make_experiment(step.parse(['--preset', preset]))
     ((name, stream),) = run.streams.items()
-    batch = step.random_batch(stream, run.model.vocab)
+    batch = random_tokens.random_batch(stream, run.model.vocab)
     assert name == {'bert': 'mlm', 'gpt2': 'causal_lm', 't5': 'span_corruption'}.get(
-        preset.partition('_')[0], step.FAMILY[run.model.stacks]
+        preset.partition('_')[0], random_tokens.FAMILY[run.model.stacks]
     )
     assert {k: (v.shape, v.dtype) for k, v in batch.items()} == stream.spec()
 
 
 def test_simcse_brings_the_dropout_that_it_needs():
     parse = lambda *more: step.parse(['--preset', 'encoder_mini', '--objective', 'simcse', *more])
-    assert step.make_experiment(parse()).model.dropout == 0.1
-    assert step.make_experiment(parse('--set', 'model.dropout=0.2')).model.dropout == 0.2
+    assert random_tokens.make_experiment(parse()).model.dropout == 0.1
+    assert random_tokens.make_experiment(parse('--set', 'model.dropout=0.2')).model.dropout == 0.2
 
 
 def test_the_batch_is_full_and_scored_as_the_objective_asks():
     stream = Stream(mixture='none', objective=mlm(), lengths={'targets': 64}, batch_size=64)
-    batch = step.random_batch(stream, 100)
+    batch = random_tokens.random_batch(stream, 100)
     assert batch['encoder_segment_ids'].min() == 1
     np.testing.assert_array_equal(batch['encoder_positions'][3], np.arange(64))
     assert 0.13 < batch['encoder_loss_weights'].mean() < 0.17

@@ -18,6 +18,22 @@ def soft_cap(x, cap: float | None):
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
+@jax.custom_jvp
+def softmax(scores):
+    """jax.nn.softmax over the last dimension; its backward pass keeps the result alone.
+
+    jax.nn.softmax's own keeps the exponentials too, twice the memory of dense attention.
+    """
+    return jax.nn.softmax(scores, axis=-1)
+
+
+@softmax.defjvp
+def _softmax_jvp(primals, tangents):
+    shares = softmax(*primals)
+    change = shares * tangents[0]
+    return shares, change - shares * change.sum(-1, keepdims=True)
+
+
 def attend(
     q_BxHxLxK,
     k_BxGxMxK,
@@ -49,7 +65,7 @@ def attend(
         scores = scores + bias.reshape(1, G, H // G, *bias.shape[1:]).astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, HIDDEN)
-    shares = jax.nn.softmax(scores, axis=-1).astype(v_BxGxMxK.dtype)
+    shares = softmax(scores).astype(v_BxGxMxK.dtype)
     shares = dropout(shares, rate, key)
     shares = jnp.split(shares, [k.shape[2] for k, _ in parts[:-1]], axis=-1)
     each = zip(shares, parts, strict=True)
