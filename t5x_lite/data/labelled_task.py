@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from t5x_lite.data import vocabularies
 
+SHUFFLED = 20_000  # examples among which the next is drawn: many sets are in the order of labels
+
 
 def labelled_task(
     name: str,
@@ -48,7 +50,13 @@ def labelled_task(
     # PassThroughVocabulary wants a size; what labels there may be is the objective's to check.
     mark = seqio.Feature(seqio.PassThroughVocabulary(2**31 - 1), add_eos=False, dtype=dtype, rank=0)
     features = {text: seqio.Feature(own, add_eos=False) for text in texts} | {'label': mark}
-    return seqio.TaskRegistry.add(name, source, preprocessors=steps, output_features=features)
+    return seqio.TaskRegistry.add(
+        name,
+        source,
+        preprocessors=steps,
+        output_features=features,
+        shuffle_buffer_size=SHUFFLED,
+    )
 
 
 def _as_type(dataset: tf.data.Dataset, dtype: tf.DType) -> tf.data.Dataset:

@@ -200,6 +200,22 @@ def test_a_class_that_is_not_known_is_named():
         list(read('animals_for_a_test'))
 
 
+def test_examples_in_the_order_of_their_labels_are_mixed():
+    """As those of Banking77 are: a thousand in a buffer would be a few of its classes."""
+    examples = {
+        'text': [f'text {i}' for i in range(6_000)],
+        'label': [i // 60 for i in range(6_000)],
+    }
+    source = seqio.FunctionDataSource(
+        lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(examples),
+        splits=['train'],
+    )
+    task = labelled_task('ordered_for_a_test', source, {'inputs': 'text'})
+    dataset = task.get_dataset(None, 'train', shuffle=True, seed=0, num_epochs=1)
+    labels = [int(example['label']) for example in dataset.take(600).as_numpy_iterator()]
+    assert len({*labels}) > 95
+
+
 def test_every_word_has_a_piece_and_the_words_are_the_text():
     words = ['Gott', '&', 'die', 'Welt', '漢字']
     ids, numbers = pieces([w.encode() for w in words], VOCABULARY)
