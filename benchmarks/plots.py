@@ -37,12 +37,11 @@ def memory_rows(found: dict[str, dict]) -> list[tuple[str, dict[str, float]]]:
 
 
 def attention_lines(record: dict) -> dict[str, list[tuple[int, float]]]:
-    """{path: [(length, MiB of temporaries)]}; 0 MiB is left out, as the axis is logarithmic."""
+    """{path: [(length, MiB of temporaries)]}."""
     lines = {}
     for row in record['rows']:
-        if row['temporaries']:
-            point = row['length'], row['temporaries'] / 2**20
-            lines.setdefault(row['path'], []).append(point)
+        point = row['length'], row['temporaries'] / 2**20
+        lines.setdefault(row['path'], []).append(point)
     return lines
 
 
@@ -55,7 +54,7 @@ def bars(axes, rows, label: str) -> None:
         values = [row.get(side, 0.0) for _, row in rows]
         color = OURS if side == 't5x_lite' else THEIRS
         drawn = axes.barh(places, values, 0.9 * height, color=color, label=side, alpha=1 - i / 5)
-        axes.bar_label(drawn, fmt='{:,.3g}', padding=3)
+        axes.bar_label(drawn, fmt=lambda x: f'{x:,.0f}' if x >= 100 else f'{x:.2f}', padding=3)
     axes.set_yticks([j + 0.4 - height / 2 for j in range(len(rows))], [name for name, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel(label)
@@ -69,11 +68,12 @@ def attention(axes, record: dict) -> None:
         color = OURS if path == 'flash' else THEIRS
         axes.plot(*zip(*points, strict=True), marker='o', color=color, label=path)
     axes.set_xscale('log', base=2)
-    axes.set_yscale('log')
+    axes.set_yscale('symlog', linthresh=10)  # logarithmic, with a place for 0
+    axes.set_ylim(bottom=-1)
     lengths = sorted({row['length'] for row in record['rows']})
     axes.set_xticks(lengths, [f'{length:,}' for length in lengths])
     axes.set_xlabel('tokens of a row')
-    axes.set_ylabel('temporaries, MiB (0 is left out)')
+    axes.set_ylabel('temporaries, MiB')
     axes.set_title(f"Attention with T5's bias, {record['device']}", fontsize=9)
     axes.legend(frameon=False)
 

@@ -43,8 +43,9 @@ def test_times_are_of_records_with_a_quotient_and_memory_of_all():
     assert plots.memory_rows(found) == [('quiet', sizes), ('loud', sizes)]
 
 
-def test_attention_leaves_out_what_a_logarithm_has_not():
-    assert plots.attention_lines(ATTENTION) == {'flash': [(1024, 1.0)], 'dense': [(512, 8.0)]}
+def test_attention_has_a_line_for_each_path():
+    lines = {'flash': [(512, 0.0), (1024, 1.0)], 'dense': [(512, 8.0)]}
+    assert plots.attention_lines(ATTENTION) == lines
 
 
 def test_no_records_are_an_error(tmp_path, capsys):
