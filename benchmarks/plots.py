@@ -69,7 +69,7 @@ def attention(axes, record: dict) -> None:
         axes.plot(*zip(*points, strict=True), marker='o', color=color, label=path)
     axes.set_xscale('log', base=2)
     axes.set_yscale('symlog', linthresh=10)  # logarithmic, with a place for 0
-    axes.set_ylim(bottom=-1)
+    axes.set_ylim(-1, 2 * max(row['temporaries'] for row in record['rows']) / 2**20)
     lengths = sorted({row['length'] for row in record['rows']})
     axes.set_xticks(lengths, [f'{length:,}' for length in lengths])
     axes.set_xlabel('tokens of a row')
