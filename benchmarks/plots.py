@@ -74,7 +74,9 @@ def attention(axes, record: dict) -> None:
     axes.set_xticks(lengths, [f'{length:,}' for length in lengths])
     axes.set_xlabel('tokens of a row')
     axes.set_ylabel('temporaries, MiB')
-    axes.set_title(f"Attention with T5's bias, {record['device']}", fontsize=9)
+    axes.set_title(
+        f"Attention with T5's bias, {record['device'].removeprefix('none: ')}", fontsize=9
+    )
     axes.legend(frameon=False)
 
 
