@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -46,22 +47,52 @@ class Kernel:
             needed &= (first <= self.window) & (last >= -self.window)
         return needed
 
+    def far(self, i, j):
+        """Whether block (i, j) has one bucket, the last before or the last after its queries.
+
+        From `max_distance` on a bucket is that by a whole bucket, however logarithms are rounded.
+        """
+        first, last = j * self.block - (i + 1) * self.block + 1, (j + 1 - i) * self.block - 1
+        return (first >= self.relative.max_distance) | (last <= -self.relative.max_distance)
+
+    def last(self, i, j):
+        """The bucket of a far block (i, j)."""
+        buckets = self.relative.buckets
+        return jnp.where(j > i, buckets - 1, (buckets if self.causal else buckets // 2) - 1)
+
+    def bucket(self, i, j):
+        """Buckets of block (i, j), [L, M]."""
+        rows, columns = self.places(i, j)
+        return self.relative.bucket(columns - rows, not self.causal)
+
+    def bias(self, i, j, biases):
+        """The bias of block (i, j), [L, M]."""
+
+        def near():
+            bucket, bias = self.bucket(i, j), jnp.zeros((self.block, self.block))
+            for n in range(self.relative.buckets):
+                bias += jnp.where(bucket == n, biases[n], 0.0)
+            return bias
+
+        def far():
+            before = biases[len(biases) - 1 if self.causal else len(biases) // 2 - 1]
+            return jnp.full((self.block, self.block), jnp.where(j > i, biases[-1], before))
+
+        return jax.lax.cond(self.far(i, j), far, near)
+
     def scores(self, i, j, q, k, segments, biases):
-        """Capped scores before the bias, scores, mask and buckets of block (i, j), [L, M] each."""
+        """Capped scores before the bias, scores and mask of block (i, j), [L, M] each."""
         rows, columns = self.places(i, j)
         raw = _dot(q, k, 1, 1) * self.scale
         capped = score = soft_cap(raw, self.cap)
         mask = (segments[0] == segments[1]) & (segments[1] > 0)
-        bucket = None
         if self.causal:
             mask &= columns <= rows
         if self.window is not None:
             mask &= jnp.abs(columns - rows) <= self.window
         if self.relative is not None:
-            bucket = self.relative.bucket(columns - rows, not self.causal)
-            for n in range(self.relative.buckets):
-                score += jnp.where(bucket == n, biases[n], 0.0)
-        return capped, jnp.where(mask, score, HIDDEN), mask, bucket
+            score += self.bias(i, j, biases)
+        return capped, jnp.where(mask, score, HIDDEN), mask
 
 
 def _dot(a, b, over_a, over_b):
@@ -89,7 +120,7 @@ def _forward_kernel(spec, table, q, k, v, q_seg, k_seg, out, lse, top, total, mi
     @pl.when(spec.needed(i, j))
     def _():
         segments = q_seg[0], k_seg[0]
-        _, score, mask, _ = spec.scores(i, j, q[0, 0], k[0, 0], segments, biases)
+        _, score, mask = spec.scores(i, j, q[0, 0], k[0, 0], segments, biases)
         new = jnp.maximum(top[...], score.max(1, keepdims=True))
         shares = jnp.where(mask, jnp.exp(score - new), 0.0)
         fade = jnp.exp(top[...] - new)
@@ -107,11 +138,27 @@ def _forward_kernel(spec, table, q, k, v, q_seg, k_seg, out, lse, top, total, mi
 def _score_gradient(spec, i, j, biases, refs):
     _, q, k, v, q_seg, k_seg, d_out, lse, delta = refs
     segments = q_seg[0], k_seg[0]
-    capped, score, mask, bucket = spec.scores(i, j, q[0, 0], k[0, 0], segments, biases)
+    capped, score, mask = spec.scores(i, j, q[0, 0], k[0, 0], segments, biases)
     shares = jnp.where(mask, jnp.exp(score - lse[0, 0]), 0.0)
     d_score = shares * (_dot(d_out[0, 0], v[0, 0], 1, 1) - delta[0, 0])
     squeeze = 1.0 if spec.cap is None else 1 - (capped / spec.cap) ** 2
-    return shares, d_score, d_score * squeeze * spec.scale, bucket
+    return shares, d_score, d_score * squeeze * spec.scale
+
+
+def _add_by_bucket(spec, i, j, d_table, d_score):
+    """Adds the gradient of block (i, j) to that of the buckets, [1, 1, 1, R]."""
+    place = jax.lax.broadcasted_iota(jnp.int32, d_table.shape[2:], 1)
+
+    @pl.when(spec.far(i, j))
+    def _():
+        d_table[0, 0] += jnp.where(place == spec.last(i, j), jnp.sum(d_score), 0.0)
+
+    @pl.when(jnp.logical_not(spec.far(i, j)))
+    def _():
+        bucket = spec.bucket(i, j)
+        for n in range(spec.relative.buckets):
+            part = jnp.sum(jnp.where(bucket == n, d_score, 0.0))
+            d_table[0, 0] += jnp.where(place == n, part, 0.0)
 
 
 def _query_kernel(spec, *refs):
@@ -129,14 +176,11 @@ def _query_kernel(spec, *refs):
 
     @pl.when(spec.needed(i, j))
     def _():
-        _, d_score, d_raw, bucket = _score_gradient(spec, i, j, biases, inputs)
+        _, d_score, d_raw = _score_gradient(spec, i, j, biases, inputs)
         k = inputs[2][0, 0]
         sum_q[...] += _dot(d_raw.astype(k.dtype), k, 1, 0)
-        if bucket is not None:
-            place = jax.lax.broadcasted_iota(jnp.int32, d_table.shape[2:], 1)
-            for n in range(spec.relative.buckets):
-                part = jnp.sum(jnp.where(bucket == n, d_score, 0.0))
-                d_table[0, 0] += jnp.where(place == n, part, 0.0)
+        if spec.relative is not None:
+            _add_by_bucket(spec, i, j, d_table, d_score)
 
     @pl.when(j == pl.num_programs(3) - 1)
     def _():
@@ -155,7 +199,7 @@ def _key_kernel(spec, *refs):
 
     @pl.when(spec.needed(i, j))
     def _():
-        shares, _, d_raw, _ = _score_gradient(spec, i, j, biases, inputs)
+        shares, _, d_raw = _score_gradient(spec, i, j, biases, inputs)
         q, d_out = inputs[1][0, 0], inputs[6][0, 0]
         sum_k[...] += _dot(d_raw.astype(q.dtype), q, 0, 0)
         sum_v[...] += _dot(shares.astype(d_out.dtype), d_out, 0, 0)
@@ -165,8 +209,8 @@ def _key_kernel(spec, *refs):
         dk[0, 0], dv[0, 0] = sum_k[...], sum_v[...]
 
 
-def _call(kernel, spec, args, out, scratch, swap=False):
-    """The kernel over (B, H, L, M) blocks, or (B, H, M, L) with `swap`."""
+def _call(kernel, spec, products, args, out, scratch, swap=False):
+    """The kernel, of so many products a block, over (B, H, L, M) blocks; `swap`: (B, H, M, L)."""
     q, k = args[1], args[2]
     B, H, L, K = q.shape
     n, share = spec.block, H // k.shape[1]
@@ -188,8 +232,28 @@ def _call(kernel, spec, args, out, scratch, swap=False):
         out_specs=[kinds[kind](shape[-1]) for kind, shape, _ in out],
         out_shape=[jax.ShapeDtypeStruct(shape, dtype) for _, shape, dtype in out],
         scratch_shapes=[pltpu.VMEM((n, w), jnp.float32) for w in scratch],
+        cost_estimate=_cost(spec, products, args, out, swap),
         interpret=spec.interpret,
     )(*args)
+
+
+def _cost(spec, products, args, out, swap):
+    """What a kernel computes of `products` a block, and moves between HBM and VMEM.
+
+    What belongs to the outer axis is moved once, of the other one all for each block of the outer.
+    """
+    (B, H, L, K), M, n = args[1].shape, args[2].shape[2], spec.block
+    blocks = int(np.sum(spec.needed(*np.indices((L // n, M // n)))))
+    width = lambda arrays: sum(x.shape[-1] * x.dtype.itemsize for x in arrays)
+    made = lambda of: [jax.ShapeDtypeStruct(*a) for kind, *a in out if kind == of]
+    rows = L * (width([args[1], *args[6:], *made('row')]) + 4)  # with the segments
+    keys = M * (width([*args[2:4], *made('key')]) + 4)
+    moved = M // n * rows + keys if swap else rows + L // n * keys
+    return pl.CostEstimate(
+        flops=B * H * blocks * products * 2 * n * n * K,
+        transcendentals=B * H * blocks * n * n * (1 if spec.cap is None else 2),
+        bytes_accessed=B * H * (moved + width(made('table'))),
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -200,7 +264,7 @@ def _flash(spec, table, q, k, v, q_seg, k_seg):
 def _flash_forward(spec, *args):
     B, H, L, K = args[1].shape
     out = [('row', (B, H, L, K), args[1].dtype), ('row', (B, H, L, 1), jnp.float32)]
-    y, lse = _call(_forward_kernel, spec, args, out, (1, 1, K))
+    y, lse = _call(_forward_kernel, spec, 2, args, out, (1, 1, K))
     return y, (args, y, lse)
 
 
@@ -212,9 +276,9 @@ def _flash_backward(spec, kept, d_out):
     args = (*args, d_out, lse, delta)
     f32, wide = jnp.float32, table.shape[1]
     out = [('row', q.shape, q.dtype), ('table', (B, H, 1, wide), f32)]
-    dq, d_table = _call(_query_kernel, spec, args, out, (K,))
+    dq, d_table = _call(_query_kernel, spec, 3, args, out, (K,))
     out = [('key', (B, H, M, K), f32)] * 2
-    dk, dv = _call(_key_kernel, spec, args, out, (K, K), swap=True)
+    dk, dv = _call(_key_kernel, spec, 4, args, out, (K, K), swap=True)
     grouped = lambda x: x.reshape(B, G, H // G, M, K).sum(2)
     d_table = d_table.sum((0, 2)).astype(table.dtype)
     return d_table, dq, grouped(dk).astype(k.dtype), grouped(dv).astype(v.dtype), None, None

@@ -16,10 +16,10 @@ from t5x_lite.model.masks import Sight, Window
 from t5x_lite.model.positions import NoPositions, Relative
 from t5x_lite.sharding import MeshShape
 
-FLASH = Flash(block=32, interpret=True)
+FLASH = Flash(block=16, interpret=True)  # of 4 x 4 blocks, some have one bucket
 ON_GPU = jax.default_backend() == 'gpu'
 HEADS, KV = 4, 8
-RELATIVE = Relative(buckets=8, max_distance=32)
+RELATIVE = Relative(buckets=8, max_distance=16)
 PLAIN = dict(positions=NoPositions(), kv_heads=2)
 # config, causal, lengths of queries and keys
 CASES = {
