@@ -3,7 +3,7 @@
 
 import statistics
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,27 @@ from t5x_lite import sharding, step
 from t5x_lite.experiment import Experiment
 
 
+class Compiled(NamedTuple):
+    """A train step, and the seconds that tracing, lowering and compiling took."""
+
+    step: Any
+    seconds: float
+
+
+def compiled_step(experiment: Experiment) -> Compiled:
+    mesh = sharding.make_mesh(experiment.mesh)
+    shapes = step.abstract_state(experiment, mesh), step.abstract_batches(experiment, mesh)
+    began = time.perf_counter()
+    compiled = step.make_train_step(experiment, mesh).lower(*shapes).compile()
+    return Compiled(compiled, time.perf_counter() - began)
+
+
 class TrainStep:
     """The experiment's compiled train step, its state, and one batch that it sees every time."""
 
-    def __init__(self, experiment: Experiment, batches: dict):
+    def __init__(self, experiment: Experiment, batches: dict, compiled: Compiled | None = None):
         mesh = sharding.make_mesh(experiment.mesh)
-        shapes = step.abstract_state(experiment, mesh), step.abstract_batches(experiment, mesh)
-        began = time.perf_counter()
-        self.compiled = step.make_train_step(experiment, mesh).lower(*shapes).compile()
-        self.compile_seconds = time.perf_counter() - began
+        self.compiled, self.compile_seconds = compiled or compiled_step(experiment)
         self.state = step.make_init(experiment, mesh)()
         place = lambda batch: sharding.put_batch(batch, mesh, experiment.rules)
         self.batches = {name: place(batch) for name, batch in batches.items()}

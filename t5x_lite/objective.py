@@ -24,6 +24,8 @@ class Converter(Protocol):
     def features(self) -> tuple[str, ...]:
         """Features that each example must have, `('targets',)` for a text task."""
 
+    # Optional: `packs`, True if `segment_ids` may be more than 1 on a text and then 0 on padding.
+
     @property
     def longest(self) -> int | None:
         """Of a document of more tokens one piece of that many is used, drawn each time anew."""
@@ -125,7 +127,7 @@ class Objective:
 
     def apart(self, model, batch: Batch, key=None) -> tuple[dict, dict]:
         """One forward: the means of terms that look at each row by itself, others' vectors."""
-        outputs = self.forward(model, batch, key)
+        outputs = self.forward(model, self._one_text_a_row(batch), key)
         means, vectors = {}, {}
         for name, term in self.terms.items():
             args = model, self._head(model, name), outputs, batch
@@ -141,6 +143,13 @@ class Objective:
             name: self.terms[name].loss.compare(model, self._head(model, name), found, batch)
             for name, found in vectors.items()
         }
+
+    def _one_text_a_row(self, batch: Batch) -> Batch:
+        """The batch with booleans for segments, unless its converter packs: kernels rely on it."""
+        if getattr(self.converter, 'packs', False):
+            return batch
+        marks = {n: x > 0 for n, x in batch.items() if n.endswith('segment_ids')}
+        return {**batch, **marks}
 
     def _head(self, model, name: str):
         return model.heads[name] if self.terms[name].head else None

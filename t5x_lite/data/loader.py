@@ -54,6 +54,7 @@ class ShardBatches:
         numbers = uniforms(self._seed, self._row, count, draws)
         self._row += count
         batch = self._converter.batch(rows, self._lengths, self._vocabulary, numbers)
+        _check_segments(self._converter, batch)
         missing = self._rows - count
         pad = lambda x: np.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1))
         return {name: pad(x) for name, x in batch.items()} if missing else batch
@@ -102,6 +103,21 @@ class ShardBatches:
         self._examples.restore(packing.under(state, 'source/'))
         self._cutter.restore(packing.under(state, 'cutter/'))
         self._row, self._document = int(state['row']), int(state['document'])
+
+
+def _check_segments(converter, batch: Mapping[str, np.ndarray]) -> None:
+    """ConfigError if rows are not one text and then padding, unless the converter says it packs."""
+    if getattr(converter, 'packs', False):
+        return
+    for name, ids in batch.items():
+        side, is_segments, _ = name.partition('_segment_ids')
+        if not is_segments or f'{side}_order' in batch:
+            continue
+        if ids.max() > 1 or (np.diff(ids, axis=-1) > 0).any():
+            raise ConfigError(
+                f'{type(converter).__name__}: {name} must be 1 on a text and 0 after it; a '
+                'converter whose rows hold several texts, or none in front of one, says packs = True'
+            )
 
 
 class _End(NamedTuple):

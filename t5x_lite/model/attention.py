@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from t5x_lite.model.layers import Linear, Norm, dropout
+from t5x_lite.model.layers import Linear, Norm, dropout, widened
 from t5x_lite.model.norms import RMSNorm
 from t5x_lite.sharding import constrain
 
@@ -58,7 +58,7 @@ def attend(
     G = k_BxGxMxK.shape[1]
     parts = [(k_BxGxMxK, v_BxGxMxK)] if past is None else [past, (k_BxGxMxK, v_BxGxMxK)]
     q = q_BxHxLxK.reshape(B, G, H // G, L, K)
-    score = lambda k: jnp.einsum('BGSLK,BGMK->BGSLM', q, k, preferred_element_type=jnp.float32)
+    score = lambda k: widened('BGSLK,BGMK->BGSLM', q, k)
     scores = jnp.concatenate([score(k) for k, _ in parts], axis=-1)
     scores = soft_cap(scores * scale, cap)
     if bias is not None:

@@ -32,6 +32,7 @@ class Case(NamedTuple):
     lengths: tuple[int, int] = (0, 0)  # of queries and of keys
     prefix: bool = False
     order: bool = False
+    plain: bool = False  # Sight.is_plain
     uneven: str | None = None  # what does not divide over the mesh
 
     @property
@@ -66,8 +67,11 @@ class Seen(NamedTuple):
 
     @property
     def layer_mask(self):
-        """The mask of this layer, [B, L, M]."""
-        return self.mask if self.window is None else self.mask & self.window.mask(self.sight)
+        """The mask of this layer, [1 or B, L, M]; None without mask and window."""
+        if self.window is None:
+            return self.mask
+        near = self.window.mask(self.sight)
+        return near if self.mask is None else self.mask & near
 
 
 class _Fixed:
@@ -152,7 +156,11 @@ class Flash(_Fixed):
 
 @dataclass(frozen=True)
 class Cudnn(_Fixed):
-    """cuDNN's fused attention, for GPUs; it reads the mask as an array [B, L, M]."""
+    """cuDNN's fused attention, for GPUs.
+
+    It is told the lengths of rows of one text each, and reads the mask of others as an array
+    [B, L, M]; a bias [H, L, M] it can only have in the first case.
+    """
 
     def refusal(self, case: Case) -> Refusal | None:
         if case.name and (here := case.platform or sharding.platform()) != 'gpu':
@@ -164,8 +172,9 @@ class Cudnn(_Fixed):
             return Refusal(rule)
         if case.dropout:
             return Refusal(f'drops no attention, here dropout={case.dropout}', 'set dropout=0.0')
-        if case.bias is not None:
-            return Refusal(f'would need all of the bias of positions={case.bias}')
+        if case.bias is not None and case.name and not case.plain:
+            rule = 'has no gradient of a bias beside the mask of packed rows or prefixes'
+            return Refusal(f'{rule}, here positions={case.bias}')
         if case.cap is not None:
             return Refusal(f'has no soft cap, here attention_cap={case.cap}')
         if any(length % 2 for length in case.lengths):
@@ -173,15 +182,15 @@ class Cudnn(_Fixed):
         return Refusal(case.uneven) if case.uneven else None
 
     def mask(self, sight: Sight):
-        return sight.mask()
+        return None if sight.is_plain else sight.mask()
 
     def bias(self, positions, weights, sight: Sight):
-        return None
+        return positions.bias(weights, sight.query_L, sight.key_M, not sight.causal)
 
     def attend(self, config, q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, seen, *, past, bias, key):
         from t5x_lite.model import kernels
 
-        return kernels.cudnn(config, q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, seen.layer_mask)
+        return kernels.cudnn(config, q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, seen, bias)
 
 
 @dataclass(frozen=True, kw_only=True)

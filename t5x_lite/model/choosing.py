@@ -44,6 +44,7 @@ def see(config, sight: Sight, *, dropping: bool, cached: bool = False, cross: bo
         lengths=(sight.query_BxL.shape[1], sight.key_BxM.shape[1]),
         prefix=sight.prefix_BxL is not None,
         order=sight.order is not None,
+        plain=sight.is_plain,
         uneven=_uneven(config, sight.query_BxL.shape[0]),
     )
     case = case._replace(bias=None) if cross else case

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import jax
+import jax.numpy as jnp
 
 from t5x_lite import sharding
 from t5x_lite.model import flash as pallas
@@ -29,23 +30,40 @@ def flash(backend, config, q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, sight, window, table
         )
         return sharding.by_parts(call, axes, HEADS)
 
-    args = [q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, sight.query_BxL, sight.key_BxM]
+    segments = sight.query_BxL.astype(jnp.int32), sight.key_BxM.astype(jnp.int32)
+    args = [q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, *segments]
     args += [] if table_RxH is None else [table_RxH]
     if window is None or window.here is True:
         return kernel(window and window.reach)(*args)
     return jax.lax.cond(window.here, kernel(window.reach), kernel(None), *args)
 
 
-def cudnn(config, q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, mask_BxLxM):
+def cudnn(config, q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, seen, bias_HxLxM):
     """cuDNN's attention, [B, H, L, K]."""
+    sight, mask = seen.sight, seen.layer_mask
+    more = {}  # arguments by name, with their axes
+    if sight.is_plain:
+        # An empty row counts as one token: its result is never used, and must be finite.
+        tokens = lambda used: jnp.maximum(used.sum(1, dtype=jnp.int32), 1)
+        more['query_seq_lengths'] = tokens(sight.query_BxL), ('batch',)
+        more['key_value_seq_lengths'] = tokens(sight.key_BxM), ('batch',)
+    if mask is not None:
+        rows = None if mask.shape[0] == 1 else 'batch'
+        more['mask'] = mask[:, None], (rows, None, None, None)
+    if bias_HxLxM is not None:
+        more['bias'] = bias_HxLxM[None].astype(q_BxHxLxK.dtype), (None, 'heads', None, None)
 
-    def call(q, k, v, mask):
+    def call(q, k, v, *args):
         turned = (x.swapaxes(1, 2) for x in (q, k, v))
         y_BxLxHxK = jax.nn.dot_product_attention(
-            *turned, mask=mask[:, None], scale=config.attention_scale, implementation='cudnn'
+            *turned,
+            **dict(zip(more, args, strict=True)),
+            scale=config.attention_scale,
+            is_causal=sight.causal and sight.prefix_BxL is None,
+            implementation='cudnn',
         )
         return y_BxLxHxK.swapaxes(1, 2)
 
-    axes = [HEADS, HEADS, HEADS, ('batch', None, None)]
-    args = q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, mask_BxLxM
-    return sharding.by_parts(call, axes, HEADS)(*args)
+    arrays, axes = zip(*more.values(), strict=True)
+    args = q_BxHxLxK, k_BxGxMxK, v_BxGxMxK, *arrays
+    return sharding.by_parts(call, (HEADS, HEADS, HEADS, *axes), HEADS)(*args)

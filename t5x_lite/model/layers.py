@@ -3,6 +3,8 @@
 # Shape letters, here and everywhere: B batch, L query length, M memory length, D embed, H heads,
 # G key-value heads, K head size, F mlp, V vocab, N layers, R rank.
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +22,42 @@ def weight(rngs, shape, axes, stddev, units=None) -> nnx.Param:
     """
     value = stddev * jax.random.normal(rngs.params(), shape)
     return nnx.Param(value, axes=axes, units=units or shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def widened(subscripts: str, a, b):
+    """jnp.einsum of two arrays of one type in float32; its gradients are products in that type.
+
+    JAX's own would multiply a float32 gradient by a or b, which GPUs do in float32.
+    """
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
+
+
+def _widened_backward(subscripts, factors, grad):
+    _, back = jax.vjp(functools.partial(jnp.einsum, subscripts), *factors)
+    return back(grad.astype(factors[0].dtype))
+
+
+widened.defvjp(lambda subscripts, *ab: (widened(subscripts, *ab), ab), _widened_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _looked_up(axes, dtype, table_VxD, ids_BxL):
+    """Rows of a float32 table, [B, L, D] in `dtype`; their gradients are added up in float32."""
+    return jnp.take(constrain(table_VxD.astype(dtype), *axes), ids_BxL, axis=0)
+
+
+def _looked_up_forward(axes, dtype, table_VxD, ids_BxL):
+    return _looked_up(axes, dtype, table_VxD, ids_BxL), (table_VxD, ids_BxL)
+
+
+def _looked_up_backward(axes, dtype, kept, grad_BxLxD):
+    table_VxD, ids_BxL = kept
+    zeros_VxD = constrain(jnp.zeros_like(table_VxD), *axes)
+    return zeros_VxD.at[ids_BxL].add(grad_BxLxD.astype(table_VxD.dtype)), None
+
+
+_looked_up.defvjp(_looked_up_forward, _looked_up_backward)
 
 
 class Linear(nnx.Module):
@@ -70,14 +108,13 @@ class Embedding(nnx.Module):
         self.embedding = weight(rngs, (rows, embed), axes, stddev)
 
     def __call__(self, ids_BxL, dtype):
-        table = constrain(self.embedding[...].astype(dtype), self.rows, None)
-        return jnp.take(table, ids_BxL, axis=0)
+        return _looked_up((self.rows, None), dtype, self.embedding[...], ids_BxL)
 
     def logits(self, hidden_BxLxD):
         """Scores of every row, [B, L, V] in float32."""
         table_VxD = self.embedding[...].astype(hidden_BxLxD.dtype)
         rows_RxD = hidden_BxLxD.reshape(-1, hidden_BxLxD.shape[-1])
-        scores = jnp.einsum('RD,VD->RV', rows_RxD, table_VxD, preferred_element_type=jnp.float32)
+        scores = widened('RD,VD->RV', rows_RxD, table_VxD)
         return scores.reshape(*hidden_BxLxD.shape[:-1], -1)
 
 

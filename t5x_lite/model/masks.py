@@ -40,7 +40,8 @@ class Sight(NamedTuple):
 
     A token sees those of its own segment (0 is padding), of them, if `causal`, itself and earlier
     ones and those of its prefix, and with an order those within its reach. `past_BxM` are segments
-    of a cache, whose tokens stand in front of the keys and are all earlier.
+    of a cache, whose tokens stand in front of the keys and are all earlier. Segments of booleans say
+    that each row holds one text, and padding after it.
     """
 
     query_BxL: jax.Array  # segments
@@ -51,6 +52,12 @@ class Sight(NamedTuple):
     prefix_BxL: jax.Array | None = None
     order: tuple | None = None  # (order, reach), [B, L] each
     past_BxM: jax.Array | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Lengths of the rows and `causal` say all: one text a row, no prefix, order or past."""
+        single = self.query_BxL.dtype == self.key_BxM.dtype == bool
+        return single and self.prefix_BxL is None and self.order is None and self.past_BxM is None
 
     def mask(self):
         """[B, L, M], True = may look."""

@@ -28,6 +28,8 @@ CASES = {
     'window and cap': (dict(**PLAIN, attention_cap=2.0, local=Local(reach=9)), False, (50, 50)),
     'causal window': (dict(**PLAIN, local=Local(reach=9)), True, (50, 50)),
     'cross, grouped': (PLAIN, False, (40, 70)),
+    'causal': (PLAIN, True, (50, 50)),
+    'window': (dict(**PLAIN, local=Local(reach=9)), False, (50, 50)),
 }
 MORE = pytest.mark.all
 
@@ -37,14 +39,20 @@ def config(backend, **fields):
     return ModelConfig(**sizes, attention=backend, scale_attention=False, **fields)
 
 
-def inputs(fields, L, M, seed=0):
-    """q, k, v, bucket table, output weights; segments drawn for each token, 0 is padding."""
+def inputs(fields, L, M, seed=0, texts=False):
+    """q, k, v, bucket table, output weights; segments drawn for each token, 0 is padding.
+
+    With `texts` each row holds one, the last is empty: booleans.
+    """
     draw = np.random.default_rng(seed)
     groups = fields.get('kv_heads', HEADS)
     sizes = (2, HEADS, L, KV), (2, groups, M, KV), (2, groups, M, KV), (8, HEADS), (2, HEADS, L, KV)
     arrays = [jnp.asarray(draw.normal(size=s), jnp.float32) for s in sizes]
-    key_BxM = draw.integers(0, 3, (2, M))
-    query_BxL = key_BxM if L == M else draw.integers(0, 3, (2, L))
+    drawn = lambda length: draw.integers(0, 3, (2, length))
+    if texts:
+        drawn = lambda length: np.arange(length)[None] < np.array([[length - 7], [0]])
+    key_BxM = drawn(M)
+    query_BxL = key_BxM if L == M else drawn(L)
     return arrays, (jnp.asarray(query_BxL), jnp.asarray(key_BxM))
 
 
@@ -89,11 +97,11 @@ def reference(config, causal, q, k, v, table, mask):
     return jnp.where(sees, y, 0.0)
 
 
-def check_case(backend, case, dtype='float32', tolerance=1e-5, lengths=None):
+def check_case(backend, case, dtype='float32', tolerance=1e-5, lengths=None, texts=False):
     fields, causal, (L, M) = CASES[case]
     L, M = lengths or (L, M)
     one = config(backend, dtype=dtype, **fields)
-    (q, k, v, table, weight), segments = inputs(fields, L, M)
+    (q, k, v, table, weight), segments = inputs(fields, L, M, texts=texts)
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     mask = allowed(one, causal, *map(np.asarray, segments))
     sees = mask.any(-1)[:, None, :, None]
@@ -141,30 +149,68 @@ def test_flash_attention_is_exact_in_blocks_of_128():
     check_case(Flash(interpret=True), 'relative bias, causal', lengths=(150, 150))
 
 
+CUDNN = ['causal window', 'cross, grouped', 'window']
+# rows of one text each: cuDNN is told their lengths
+PLAIN_ROWS = ['relative bias both ways', 'relative bias, causal', 'causal', *CUDNN]
+
+
 @pytest.mark.skipif(not ON_GPU, reason='cuDNN needs a GPU')
-@pytest.mark.parametrize('case', ['causal window', 'cross, grouped'])
+@pytest.mark.parametrize('case', CUDNN)
 def test_cudnn_attention_and_its_gradients_are_exact_to_rounding(case):
     check_case(Cudnn(), case, 'bfloat16', 1e-2)
 
 
-@pytest.mark.parametrize('case', ['causal window', 'cross, grouped'])
-def test_cudnn_attention_lowers_for_gpus_forward_and_back(case, monkeypatch):
+@pytest.mark.skipif(not ON_GPU, reason='cuDNN needs a GPU')
+@pytest.mark.parametrize('case', PLAIN_ROWS)
+def test_cudnn_attention_of_rows_of_one_text_is_exact_to_rounding(case):
+    check_case(Cudnn(), case, 'bfloat16', 1e-2, texts=True)
+
+
+@pytest.mark.parametrize('case', PLAIN_ROWS)
+def test_dense_and_flash_attention_take_rows_of_one_text(case):
+    check_case(Dense(), case, texts=True)
+    check_case(FLASH, case, texts=True)
+
+
+def lowered_for_cuda(case, texts, monkeypatch) -> str:
     """What is asked of a GPU's library is left out; shapes, types and layouts are checked."""
     fused = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
     monkeypatch.setattr(fused, 'check_cudnn_version', lambda: 91000)
     monkeypatch.setattr(fused, 'check_compute_capability', lambda _: True)
+    monkeypatch.setattr(fused, 'is_cuda_compute_capability_equal', lambda _: False)
     fields, causal, (L, M) = CASES[case]
     one = config(Cudnn(), dtype='bfloat16', **fields)
-    (q, k, v, table, _), segments = inputs(fields, L, M)
+    (q, k, v, table, _), segments = inputs(fields, L, M, texts=texts)
     q, k, v = (x.astype('bfloat16') for x in (q, k, v))
 
-    def loss(q, k, v):
+    def loss(q, k, v, table):
         return attend(one, causal, q, k, v, table, segments).astype(jnp.float32).sum()
 
-    traced = jax.jit(jax.value_and_grad(loss, range(3))).trace(q, k, v)
-    text = traced.lower(lowering_platforms=('cuda',)).as_text()
-    assert '@__cudnn$fmhaScaleBiasSoftmax(' in text
+    traced = jax.jit(jax.value_and_grad(loss, range(4))).trace(q, k, v, table)
+    return traced.lower(lowering_platforms=('cuda',)).as_text().replace('\\22', '"')
+
+
+@pytest.mark.parametrize('case', CUDNN)
+def test_cudnn_attention_lowers_for_gpus_forward_and_back(case, monkeypatch):
+    text = lowered_for_cuda(case, False, monkeypatch)
+    assert '@__cudnn$fmhaScaleBiasSoftmax(' in text  # the mask
     assert '__cudnn$fmhaScaleBiasSoftmaxBackward' in text
+    assert ('"CAUSAL' in text) == CASES[case][1]
+
+
+@pytest.mark.parametrize(
+    'case, kernel, mask',
+    [
+        ('causal', '__cudnn$fmhaSoftmax', 'PADDING_CAUSAL'),
+        ('cross, grouped', '__cudnn$fmhaSoftmax', 'PADDING'),
+        ('relative bias both ways', '__cudnn$fmhaScaleBiasSoftmax', 'PADDING'),
+    ],
+)
+def test_rows_of_one_text_need_no_mask_on_gpus(case, kernel, mask, monkeypatch):
+    text = lowered_for_cuda(case, True, monkeypatch)
+    assert f'@{kernel}(' in text and f'@{kernel}Backward(' in text
+    assert f'"{mask}"' in text
+    assert 'x50x50xi1>' not in text and 'x40x70xi1>' not in text
 
 
 @pytest.mark.parametrize('backend', [Dense(), FLASH], ids=name)
