@@ -1,11 +1,14 @@
-"""Eight CPU devices for every test, and no silent broadcasting between ranks."""
+"""Eight CPU devices for every test, and no silent broadcasting between ranks.
+
+`JAX_PLATFORMS=cuda pytest tests/model/test_backends.py` runs what needs a GPU.
+"""
 # SPDX-License-Identifier: Apache-2.0
 
 import os
 
 import pytest
 
-os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Small models: XLA's costly passes take longer than they save. `make smoke` runs with them.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ['XLA_FLAGS'] = (

@@ -116,7 +116,7 @@ def _check_segments(converter, batch: Mapping[str, np.ndarray]) -> None:
         if ids.max() > 1 or (np.diff(ids, axis=-1) > 0).any():
             raise ConfigError(
                 f'{type(converter).__name__}: {name} must be 1 on a text and 0 after it; a '
-                'converter whose rows hold several texts, or none in front of one, says packs = True'
+                'converter whose rows hold several texts, or begin with none, says packs = True'
             )
 
 

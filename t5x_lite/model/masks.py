@@ -40,8 +40,8 @@ class Sight(NamedTuple):
 
     A token sees those of its own segment (0 is padding), of them, if `causal`, itself and earlier
     ones and those of its prefix, and with an order those within its reach. `past_BxM` are segments
-    of a cache, whose tokens stand in front of the keys and are all earlier. Segments of booleans say
-    that each row holds one text, and padding after it.
+    of a cache, whose tokens stand in front of the keys and are all earlier. Segments of booleans
+    say that each row holds one text, and padding after it.
     """
 
     query_BxL: jax.Array  # segments
