@@ -111,7 +111,12 @@ def _call(eqn, body, ins: list[bool]) -> tuple[int, int, list[bool]]:
     """`products` of a body; what a loop carries is followed until it changes no more."""
     kind, params = eqn.primitive.name, eqn.params
     if kind == 'scan':
-        start, carried, times = params['num_consts'], params['num_carry'], params['length']
+        # Rows of what it runs over, and of what it stacks, have one dimension less inside.
+        alike = lambda outer, inner: sum(
+            a.aval.ndim == b.aval.ndim for a, b in zip(outer, inner, strict=True)
+        )
+        carried, times = alike(eqn.outvars, body.outvars), params['length']
+        start = alike(eqn.invars, body.invars) - carried
     elif kind == 'while':  # how often is not known: once
         ins = ins[params['cond_nconsts'] :]
         start, times = params['body_nconsts'], 1
