@@ -8,7 +8,7 @@ import tempfile
 
 import jax
 
-SHOWN = 24
+SHOWN = 40
 
 
 def of(contestant, steps: int) -> dict[str, tuple[float, int]]:
@@ -20,26 +20,31 @@ def of(contestant, steps: int) -> dict[str, tuple[float, int]]:
             contestant.wait()
         (path,) = pathlib.Path(folder).rglob('*.xplane.pb')
         data = jax.profiler.ProfileData.from_file(str(path))
+    operations = _operations(contestant.compiled.as_text())
     took, calls = collections.Counter(), collections.Counter()
     for plane in data.planes:
-        if not plane.name.startswith('/device:'):
-            continue
-        for line in plane.lines:
-            if not line.name.startswith('Stream'):
-                continue
-            for event in line.events:
-                name = _named(event)
+        lines = plane.lines if plane.name.startswith('/device:') else ()
+        for line in lines:
+            for event in line.events if line.name.startswith('Stream') else ():
+                name = _named(event, operations)
                 took[name] += event.duration_ns / 1e6 / steps
                 calls[name] += 1
     return {name: (ms, round(calls[name] / steps)) for name, ms in took.most_common()}
 
 
-def _named(event) -> str:
+def _operations(text: str) -> dict[str, str]:
+    """The path in the program of each instruction of a compiled module."""
+    found = re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*?op_name="([^"]*)"', text, re.MULTILINE)
+    return dict(found)
+
+
+def _named(event, operations: dict[str, str]) -> str:
     """The kernel without its numbers, and the end of the path of the operation it computes."""
-    stats = dict(event.stats)
-    path = str(stats.get('name') or stats.get('tf_op') or '')
-    kernel = re.sub(r'(_\d+)+\b', '', event.name)[:70]
-    return f'{kernel}  {"/".join(path.split("/")[-3:])}'
+    instruction = str(dict(event.stats).get('hlo_op', ''))
+    path = operations.get(instruction, instruction).split('/')
+    turned = 'backward ' if any('transpose(' in part for part in path) else ''
+    kernel = re.sub(r'(_\d+)+\b', '', event.name)[:50]
+    return f'{kernel}  {turned}{"/".join(path[-3:])}'
 
 
 def show(found: dict[str, tuple[float, int]]) -> None:

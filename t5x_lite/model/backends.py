@@ -12,6 +12,7 @@ from t5x_lite.errors import ConfigError
 from t5x_lite.model.masks import Sight, Window
 
 KERNELS = {'tpu': lambda: Flash(), 'gpu': lambda: Cudnn()}
+SHORTEST = {'tpu': 2048, 'gpu': 128}  # rows for which they are taken; docs/performance.md
 DENSELY = 'set attention=Auto(), which takes dense attention there'
 
 
@@ -197,15 +198,16 @@ class Cudnn(_Fixed):
 class Auto:
     """The kernel of the device where it can compute the case in bfloat16 and rows are long.
 
-    Long is `shortest` tokens seeing as many, or as many pairs. `platform` ('cpu', 'gpu', 'tpu') is
-    chosen for in place of that of the devices at hand.
+    Long is `shortest` tokens seeing as many, or as many pairs; None for what suits the kernel.
+    `platform` ('cpu', 'gpu', 'tpu') is chosen for in place of that of the devices at hand.
     """
 
-    shortest: int = 2048
+    shortest: int | None = None
     platform: str | None = None
 
     def __post_init__(self):
-        if type(self.shortest) is not int or self.shortest < 1:
+        shortest = 1 if self.shortest is None else self.shortest
+        if type(shortest) is not int or shortest < 1:
             raise ConfigError(f'Auto: shortest={self.shortest!r} must be an integer of 1 or more')
         if self.platform not in (None, 'cpu', *KERNELS):
             raise ConfigError(f"Auto: platform={self.platform!r} must be 'cpu', 'gpu' or 'tpu'")
@@ -218,8 +220,9 @@ class Auto:
         if platform not in KERNELS:
             return Choice(Dense(), platform)
         queries, keys = case.lengths
-        if queries * keys < self.shortest**2:
-            return Choice(Dense(), f'{platform}, below {self.shortest:,} tokens')
+        shortest = SHORTEST[platform] if self.shortest is None else self.shortest
+        if queries * keys < shortest**2:
+            return Choice(Dense(), f'{platform}, below {shortest:,} tokens')
         if case.dtype != 'bfloat16':
             return Choice(Dense(), f'{platform}, {case.dtype}')
         kernel = KERNELS[platform]()

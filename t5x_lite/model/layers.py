@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from t5x_lite import sharding
 from t5x_lite.model.matmuls import Float
 from t5x_lite.sharding import constrain
 
 FLOAT = Float()
+TILE = 128  # of a vocabulary, on GPUs
 
 
 def weight(rngs, shape, axes, stddev, units=None) -> nnx.Param:
@@ -114,8 +116,12 @@ class Embedding(nnx.Module):
         """Scores of every row, [B, L, V] in float32."""
         table_VxD = self.embedding[...].astype(hidden_BxLxD.dtype)
         rows_RxD = hidden_BxLxD.reshape(-1, hidden_BxLxD.shape[-1])
-        scores = widened('RD,VD->RV', rows_RxD, table_VxD)
-        return scores.reshape(*hidden_BxLxD.shape[:-1], -1)
+        vocab = table_VxD.shape[0]
+        if sharding.platform() == 'gpu' and sharding.parts(self.rows) == 1:
+            # Tensor cores want multiples of 8; padding the scores would cost more.
+            table_VxD = jnp.pad(table_VxD, ((0, -vocab % TILE), (0, 0)))
+        scores_RxV = widened('RD,VD->RV', rows_RxD, table_VxD)[:, :vocab]
+        return scores_RxV.reshape(*hidden_BxLxD.shape[:-1], vocab)
 
 
 class RelativeBias(nnx.Module):

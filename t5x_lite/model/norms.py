@@ -1,6 +1,8 @@
 """Normalisation layers as values: RMSNorm, LayerNorm. Statistics in float32."""
 # SPDX-License-Identifier: Apache-2.0
+# The backward pass keeps x and two numbers a row; JAX's own would keep float32 arrays of x's size.
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -15,9 +17,7 @@ class RMSNorm:
     weights = {'scale': jnp.ones}  # name -> initial values by shape
 
     def __call__(self, x, scale):
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
-        return (y * _like(scale, y)).astype(x.dtype)
+        return _normed(self.eps, False, x, scale, None)
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,38 @@ class LayerNorm:
         return {'scale': jnp.ones, 'bias': jnp.zeros} if self.bias else {'scale': jnp.ones}
 
     def __call__(self, x, scale, bias=None):
-        y = x.astype(jnp.float32)
-        y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
-        y = y * _like(scale, y)
-        return (y if bias is None else y + _like(bias, y)).astype(x.dtype)
+        return _normed(self.eps, True, x, scale, bias)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _normed(eps: float, centred: bool, x, scale, bias):
+    return _forward(eps, centred, x, scale, bias)[0]
+
+
+def _forward(eps, centred, x, scale, bias):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True) if centred else None
+    wide = wide - mean if centred else wide
+    inverse = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)
+    y = wide * inverse * _like(scale, x)
+    y = y if bias is None else y + _like(bias, x)
+    return y.astype(x.dtype), (x, mean, inverse, scale, bias)
+
+
+def _backward(eps, centred, kept, grad):
+    x, mean, inverse, scale, bias = kept
+    grad, wide = grad.astype(jnp.float32), x.astype(jnp.float32)
+    unit = (wide - mean if centred else wide) * inverse
+    of_unit = grad * _like(scale, x)
+    of_x = of_unit - unit * (of_unit * unit).mean(-1, keepdims=True)
+    of_x = of_x - of_unit.mean(-1, keepdims=True) if centred else of_x
+    rows = tuple(range(x.ndim - 1))
+    of_bias = None if bias is None else grad.sum(rows).astype(bias.dtype)
+    of_scale = (grad * unit).sum(rows).astype(scale.dtype)
+    return (of_x * inverse).astype(x.dtype), of_scale, of_bias
+
+
+_normed.defvjp(_forward, _backward)
 
 
 def _like(weight_D, x):
