@@ -72,6 +72,8 @@ def random_batch(stream: Stream, vocab: int) -> dict[str, np.ndarray]:
             values = random.integers(1, vocab, shape)
         elif kind in ('segment_ids', 'loss_weights'):
             values = np.ones(shape)
+        elif kind == 'example_ids':
+            values = np.arange(shape[0])
         elif kind == 'positions':
             values = np.broadcast_to(np.arange(shape[1]), shape)
         elif kind == 'predicted_positions':  # any but the first

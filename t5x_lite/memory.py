@@ -131,7 +131,9 @@ def _kept(experiment: Experiment, name: str, stream: Stream, mesh) -> _Kept:
 
 
 def _residuals(experiment: Experiment, name: str, stream: Stream) -> list:
-    """Shapes of what differentiating a stream's loss keeps, with ROWS rows."""
+    """Shapes of what differentiating a stream's loss keeps, with ROWS rows, of layers stacked."""
+    scanned = dataclasses.replace(experiment.model, unroll=1)
+    experiment = dataclasses.replace(experiment, model=scanned)
     model_of = step.model_of(experiment)
     params = step.abstract_params(experiment)
     starts = frozen.starts(experiment, params)

@@ -90,7 +90,7 @@ def _model(model: ModelConfig, vocab: int) -> ModelConfig:
         encoder_layers=min(model.encoder_layers, LAYERS),
         decoder_layers=min(model.decoder_layers, LAYERS),
         mlp=min(model.mlp, MLP),
-        unroll=min(model.unroll, LAYERS),
+        unroll=None,
         dtype='float32',
         attention=Auto(),
     )

@@ -12,7 +12,7 @@ from t5x_lite.errors import ConfigError
 from t5x_lite.model.masks import Sight, Window
 
 KERNELS = {'tpu': lambda: Flash(), 'gpu': lambda: Cudnn()}
-SHORTEST = {'tpu': 2048, 'gpu': 128}  # rows for which they are taken; docs/performance.md
+SHORTEST = {'tpu': 2048, 'gpu': 64}  # rows for which they are taken; docs/performance.md
 DENSELY = 'set attention=Auto(), which takes dense attention there'
 
 

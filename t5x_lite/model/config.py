@@ -77,7 +77,7 @@ class ModelConfig:
     init: Any = Normal()
     dtype: str = 'float32'
     remat: str = 'none'  # what the backward pass computes again: none, all but dots, full, ...
-    unroll: int = 1  # layers per iteration of the scan over layers
+    unroll: int | None = None  # layers per iteration of the scan over layers; None: what suits
 
     def __post_init__(self):
         self._check_sizes()
@@ -113,8 +113,8 @@ class ModelConfig:
         return self.remat in ('full', 'offload')
 
     def _check_sizes(self):
-        optional = ('head_size', 'kv_heads', 'embedding_size')
-        for name in ('vocab', 'vocab_multiple', 'embed', 'heads', 'mlp', 'unroll', *optional):
+        optional = ('head_size', 'kv_heads', 'embedding_size', 'unroll')
+        for name in ('vocab', 'vocab_multiple', 'embed', 'heads', 'mlp', *optional):
             value = getattr(self, name)
             if not (value is None and name in optional) and (type(value) is not int or value < 1):
                 raise ConfigError(f'ModelConfig: {name}={value!r} must be an integer of 1 or more')

@@ -37,7 +37,9 @@ def widened(subscripts: str, a, b):
 
 def _widened_backward(subscripts, factors, grad):
     _, back = jax.vjp(functools.partial(jnp.einsum, subscripts), *factors)
-    return back(grad.astype(factors[0].dtype))
+    if grad.dtype != factors[0].dtype:  # written once, narrow, for both products
+        grad = jax.lax.optimization_barrier(grad.astype(factors[0].dtype))
+    return back(grad)
 
 
 widened.defvjp(lambda subscripts, *ab: (widened(subscripts, *ab), ab), _widened_backward)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from t5x_lite import sharding
+
 
 @dataclass(frozen=True)
 class RMSNorm:
@@ -61,6 +63,10 @@ def _backward(eps, centred, kept, grad):
     of_x = of_unit - unit * (of_unit * unit).mean(-1, keepdims=True)
     of_x = of_x - of_unit.mean(-1, keepdims=True) if centred else of_x
     rows = tuple(range(x.ndim - 1))
+    if sharding.platform() == 'gpu':  # computed again for sums over rows, rather than written
+        wide, mean, inverse = jax.lax.optimization_barrier((x, mean, inverse))
+        wide = wide.astype(jnp.float32)
+        unit = (wide - mean if centred else wide) * inverse
     of_bias = None if bias is None else grad.sum(rows).astype(bias.dtype)
     of_scale = (grad * unit).sum(rows).astype(scale.dtype)
     return (of_x * inverse).astype(x.dtype), of_scale, of_bias

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from t5x_lite import sharding
 from t5x_lite.errors import ConfigError
 from t5x_lite.model.adapters import dropping
 from t5x_lite.model.attention import HIDDEN, soft_cap
@@ -17,6 +18,9 @@ from t5x_lite.model.layers import Embedding, Linear, Norm, dropout
 from t5x_lite.model.masks import Sight
 from t5x_lite.sharding import constrain
 
+# Stacks of up to so many layers are not scanned, by platform (docs/performance.md). On TPUs scans
+# keep the compiler's time short; what is computed again must be an iteration of its own.
+UNROLLED = {'cpu': 4, 'gpu': 24}
 LAYER_INPUT = 'layer_input'
 SAVED = {  # what remat keeps from the forward pass
     'offload': jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -75,9 +79,15 @@ class Stack(nnx.Module):
         if self.config.remat in SAVED:
             layer = jax.checkpoint(layer, policy=SAVED[self.config.remat], prevent_cse=False)
         xs = (self.blocks, jnp.arange(layers), layer_keys, past, memory)
-        unroll = min(self.config.unroll, layers)
-        x_BxLxD, kept = jax.lax.scan(layer, x_BxLxD, xs, unroll=unroll)
+        x_BxLxD, kept = jax.lax.scan(layer, x_BxLxD, xs, unroll=self._at_once(layers))
         return (x_BxLxD if self.norm is None else self.norm(x_BxLxD)), kept
+
+    def _at_once(self, layers: int) -> int:
+        """How many layers an iteration of the scan has."""
+        if self.config.unroll is not None:
+            return min(self.config.unroll, layers)
+        whole = self.config.remat not in SAVED and layers <= UNROLLED.get(sharding.platform(), 0)
+        return layers if whole else 1
 
     def embedded(self, x_BxLxD, context: Context):
         """Token embeddings with what else is known of the tokens, [B, L, table], normed if so set.
