@@ -34,15 +34,15 @@ def read_cases(path: pathlib.Path, only: list[str]) -> dict[str, argparse.Namesp
     return {name: cases[name] for name in only or cases}
 
 
-def measure(options, compiled, args) -> dict:
-    """One case: our step, alone or in turns with its peers, and its memory by the compiler."""
+def measure(options, compiled, args, found: dict) -> None:
+    """Fills in one case: our step, its memory by the compiler, and its peers one by one."""
     experiment = make_experiment(options)
     ((name, stream),) = experiment.streams.items()
     batch = random_batch(stream, experiment.model.vocab)
     ours = TrainStep(experiment, {name: batch}, compiled)
     memory = ours.compiled.memory_analysis()
     matmul = Matmul(args.matmul, experiment.model.dtype)
-    found = {
+    found |= {
         'options': shlex.join(f'--{k}={v}' for k, v in vars(options).items() if v),
         'parameters': ours.parameters,
         'compile_seconds': ours.compile_seconds,
@@ -55,16 +55,15 @@ def measure(options, compiled, args) -> dict:
     if args.profile:
         kernel_times.show(kernel_times.of(ours, 3))
     if options.peer:
-        found['peers'] = peers(experiment, batch, args)
+        found['peers'] = {}
+        run_peers(experiment, batch, args, found['peers'])
         found['ratio'] = min(p['step_ms'] for p in found['peers'].values()) / found['step_ms']
-    return found
 
 
-def peers(experiment, batch, args) -> dict:
+def run_peers(experiment, batch, args, found: dict) -> None:
     """Each of the peer's kinds by itself, one after the other: none holds another's memory."""
     import torch
 
-    found = {}
     for kind, compiler in peer.COMPILERS.items():
         torch.cuda.reset_peak_memory_stats()
         torch._dynamo.reset()
@@ -76,7 +75,6 @@ def peers(experiment, batch, args) -> dict:
         del other
         gc.collect()
         torch.cuda.empty_cache()
-    return found
 
 
 def row(found: dict) -> list[str]:
@@ -87,7 +85,7 @@ def row(found: dict) -> list[str]:
     return [
         f'{found["step_ms"]:.2f}',
         f'{other["step_ms"]:.2f}' if other else '',
-        f'{found["ratio"]:.2f}' if other else '',
+        f'{found["ratio"]:.2f}' if 'ratio' in found else '',
         gib(found['memory_bytes']),
         gib(other['memory_bytes']) if other else '',
         f'{found["flops_per_second"] / 1e12:.0f}',
@@ -125,16 +123,18 @@ def main(arguments=None) -> None:
                 compiled = steps.pop(name).result()
                 concurrent.futures.wait(steps.values())  # nothing else runs beside a measurement
                 print(f'{name}: {time.perf_counter() - began:.0f} s', flush=True)
-                found[name] = measure(options, compiled, args)
+                found[name] = {}
+                measure(options, compiled, args, found[name])
                 print(' | '.join([name, *row(found[name])]), flush=True)
                 del compiled
                 gc.collect()
-                if args.json:
-                    of_run = record.of_run('several', arguments or sys.argv[1:], load)
-                    args.json.write_text(json.dumps(of_run | {'cases': found}, indent=1) + '\n')
     except ConfigError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+    finally:  # also what was there when it was interrupted
+        if args.json:
+            of_run = record.of_run('several', arguments or sys.argv[1:], load)
+            args.json.write_text(json.dumps(of_run | {'cases': found}, indent=1) + '\n')
     print(' | '.join(['case', *COLUMNS]))
     for name, one in found.items():
         print(' | '.join([name, *row(one)]))

@@ -31,8 +31,7 @@ def cross_entropy(
     """
     logits = logits_BxLxV.astype(jnp.float32)
     vocab = logits.shape[-1]
-    log_z_BxL = jax.nn.logsumexp(logits, axis=-1)
-    picked_BxL = jnp.take_along_axis(logits, targets_BxL[..., None], axis=-1)[..., 0]
+    log_z_BxL, picked_BxL = _summed_and_picked(logits, targets_BxL)
     nll_BxL = log_z_BxL - picked_BxL
     loss_BxL = nll_BxL
     if label_smoothing:
@@ -48,6 +47,34 @@ def cross_entropy(
         loss_BxL = loss_BxL + z_loss * jnp.square(log_z_BxL)
     # The maximum is logsumexp's own: an argmax would cost a pass over the logits.
     return loss_BxL, nll_BxL, picked_BxL >= logits.max(-1)
+
+
+@jax.custom_vjp
+def _summed_and_picked(logits_BxLxV, targets_BxL):
+    """log(sum(exp(logits))) and the target's logit, [B, L] each.
+
+    Their gradient is one expression of logits and log(Z), which is written once, in the type that
+    the product before it wants; JAX's own adds the targets' part to an array that is there.
+    """
+    picked_BxLx1 = jnp.take_along_axis(logits_BxLxV, targets_BxL[..., None], axis=-1)
+    return jax.nn.logsumexp(logits_BxLxV, axis=-1), picked_BxLx1[..., 0]
+
+
+def _summed_and_picked_forward(logits_BxLxV, targets_BxL):
+    found = _summed_and_picked(logits_BxLxV, targets_BxL)
+    return found, (logits_BxLxV, targets_BxL, found[0])
+
+
+def _summed_and_picked_backward(kept, grads):
+    logits_BxLxV, targets_BxL, log_z_BxL = kept
+    of_log_z_BxL, of_picked_BxL = grads
+    shares_BxLxV = jnp.exp(logits_BxLxV - log_z_BxL[..., None])
+    words = jax.lax.broadcasted_iota(targets_BxL.dtype, logits_BxLxV.shape, logits_BxLxV.ndim - 1)
+    of_target = jnp.where(words == targets_BxL[..., None], of_picked_BxL[..., None], 0.0)
+    return shares_BxLxV * of_log_z_BxL[..., None] + of_target, None
+
+
+_summed_and_picked.defvjp(_summed_and_picked_forward, _summed_and_picked_backward)
 
 
 def token_counts(weights_BxL, normalise: str, constant: float = 1.0, segments_BxL=None):
