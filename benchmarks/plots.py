@@ -87,6 +87,8 @@ def drawings(found: dict[str, dict]) -> dict:
         out['peers'] = lambda axes: bars(axes, rows, 'ms a step')
     if sizes := memory_rows(found):
         out['peers_memory'] = lambda axes: bars(axes, sizes, 'GiB at most, a process each')
+    if rows := peer_rows(found.get('h100_peers', {}).get('cases', {})):
+        out['peers_h100'] = lambda axes: bars(axes, rows, 'ms a step, one H100')
     if record := found.get('attention_tpu'):
         out['attention_memory'] = lambda axes: attention(axes, record)
     return out
