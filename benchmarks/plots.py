@@ -19,7 +19,7 @@ def peer_rows(found: dict[str, dict]) -> list[tuple[str, dict[str, float]]]:
     """(model, {side: milliseconds a step}) of each record with peers and a quotient."""
     rows = []
     for name, record in found.items():
-        if record.get('ratio'):
+        if record.get('ratio') and 'peers' in record:
             times = {kind: other['step_ms'] for kind, other in record['peers'].items()}
             rows.append((name, {'t5x_lite': record['step_ms'], **times}))
     return rows

@@ -36,6 +36,7 @@ ATTENTION = {
 
 def test_times_are_of_records_with_a_quotient_and_memory_of_all():
     found = {'quiet': peers_record(1.5), 'loud': peers_record(None), 'attention_tpu': ATTENTION}
+    found['decoding'] = {'ratio': 1.3, 'peer': {}}  # a record of another kind
     assert plots.peer_rows(found) == [
         ('quiet', {'t5x_lite': 100.0, 'eager': 180.0, 'compiled': 150.0})
     ]
