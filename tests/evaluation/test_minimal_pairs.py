@@ -48,8 +48,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run_of(name, lengths=LENGTHS, **fields):
-    trained.register('pairs_for_a_test', trained.texts('targets'), {'targets': ['x']})
-    return trained.experiment(OBJECTIVES[name], lengths, 'pairs_for_a_test', **fields)
+    trained.register('minimal_pairs_for_a_test', trained.texts('targets'), {'targets': ['x']})
+    return trained.experiment(OBJECTIVES[name], lengths, 'minimal_pairs_for_a_test', **fields)
 
 
 def params_of(one):
